@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_CONFIG_H
+#define NIDO_CONFIG_H
+
+/* What a machine is to be made of. Strings are the caller's and must live until
+ * nido_machine_create() has returned. Zero means the default, which the comment gives. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NIDO_CPUS_MAX  64u
+#define NIDO_DISKS_MAX 8u
+#define NIDO_NETS_MAX  4u
+
+struct nido_disk {
+    const char *path;
+    const char *id; /* the serial that the guest sees, at most 20 bytes; NULL: vda, vdb, ... */
+    bool read_only;
+    bool direct;     /* bypass the host's page cache (O_DIRECT) */
+    unsigned queues; /* 1 to 16; 0: one for each vCPU, at most 4 */
+};
+
+enum nido_net_kind { NIDO_NET_TAP, NIDO_NET_FD };
+
+struct nido_net {
+    enum nido_net_kind kind;
+    const char *tap; /* NIDO_NET_TAP: interface name */
+    int fd;          /* NIDO_NET_FD: an open TAP; owned by the machine after a successful create */
+    uint8_t mac[6];  /* all zero: made from the process id and index, locally administered */
+};
+
+enum nido_console { NIDO_CONSOLE_STDIO, NIDO_CONSOLE_FILE, NIDO_CONSOLE_NONE };
+
+struct nido_config {
+    const char *kernel;
+    const char *initrd;  /* NULL: none */
+    const char *cmdline; /* NULL: "console=ttyS0" */
+    unsigned cpus;       /* 1 to NIDO_CPUS_MAX; 0: 1 */
+    uint64_t mem_bytes;  /* a multiple of 1 MiB, from 32 MiB; 0: 256 MiB */
+    bool huge_pages;     /* RAM from the host's reserved 2 MiB pages */
+    struct nido_disk disks[NIDO_DISKS_MAX];
+    unsigned disk_count;
+    struct nido_net nets[NIDO_NETS_MAX];
+    unsigned net_count;
+    enum nido_console console;
+    const char *console_file;
+    const char *dump_acpi; /* a directory for the ACPI tables; NULL: none */
+};
+
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_HOST_DISK_H
+#define NIDO_HOST_DISK_H
+
+/*
+ * A disk: a size and asynchronous requests. devices/virtio/blk.c sees only this; disk_raw.c is the
+ * first kind (a file or block device, byte for byte).
+ *
+ * A disk belongs to one loop: all functions but open and close are called on the loop's thread, and
+ * `done` is called there too. A request is owned by the caller and must live until `done`.
+ *
+ * What is acknowledged: a write is durable once a later flush has completed with 0. After a flush
+ * has failed, the host may have dropped dirty pages, so every later write and flush fails with -EIO
+ * rather than pretend.
+ */
+
+#include "base/error.h"
+#include "host/loop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define DISK_SECTOR_BYTES 512u
+
+enum disk_op {
+    DISK_READ,
+    DISK_WRITE,
+    DISK_WRITE_THROUGH, /* durable when done: a write and its flush in one */
+    DISK_FLUSH,
+    DISK_DISCARD,            /* the range's content is no longer needed; may be ignored */
+    DISK_WRITE_ZEROES,       /* reads as zero afterwards, storage kept allocated */
+    DISK_WRITE_ZEROES_UNMAP, /* the same, storage may be given back */
+};
+
+struct disk_request {
+    enum disk_op op;
+    uint64_t offset_bytes;
+    uint64_t length_bytes; /* the sum of iov for reads and writes */
+    struct iovec *iov;     /* reads and writes; may be changed while the request is under way */
+    unsigned iov_count;    /* 1 to 1024 */
+    /* result: 0, or a negative errno (-EIO, -ENOSPC...). Whole or not at all: a short read is -EIO.
+     */
+    void (*done)(struct disk_request *request, int result);
+
+    /* The disk's own while the request is under way. */
+    struct disk_request *next;
+    uint64_t done_bytes;
+    void *bounce;
+    int result;
+};
+
+struct disk;
+
+struct disk_ops {
+    void (*submit)(struct disk *disk, struct disk_request *request);
+    void (*commit)(struct disk *disk); /* what was submitted starts now; one system call for many */
+    void (*close)(struct disk *disk);  /* no request is under way */
+};
+
+struct disk {
+    const struct disk_ops *ops;
+    uint64_t size_bytes;  /* a multiple of DISK_SECTOR_BYTES */
+    uint32_t block_bytes; /* what O_DIRECT or the device needs requests aligned to; 512 or 4096 */
+    uint32_t discard_block_bytes; /* granularity of discard; 0: discard does nothing */
+    bool read_only;
+    char *path; /* for messages; owned */
+};
+
+struct disk_config {
+    const char *path;
+    bool read_only;
+    bool direct; /* O_DIRECT */
+};
+
+/* Opens and locks the file so that two machines cannot write it (readers share). Refuses what is
+ * not a regular file or block device, is not a multiple of 512 bytes, is empty, is locked, or (for
+ * a file that starts with the magic of qcow2, vmdk, vdi or vhdx) not raw, each with its next step.
+ */
+int disk_open_raw(struct disk **out, const struct disk_config *config, struct loop *loop,
+                  struct nido_error *err);
+
+static inline void disk_submit(struct disk *disk, struct disk_request *request)
+{
+    disk->ops->submit(disk, request);
+}
+
+static inline void disk_commit(struct disk *disk)
+{
+    disk->ops->commit(disk);
+}
+
+static inline void disk_close(struct disk *disk) /* takes NULL */
+{
+    if (disk)
+        disk->ops->close(disk);
+}
+
+#endif
