@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_VM_MACHINE_H
+#define NIDO_VM_MACHINE_H
+
+/*
+ * A machine without devices: a KVM VM, its RAM, its two buses, its vCPUs, and how it ends.
+ *
+ * Life: machine_create, then devices are added and wired and the first vCPU is given its registers
+ * (by the architecture), then machine_start. The machine ends once, for the first reason that
+ * anybody gives (machine_end, any thread); then machine_stop joins the vCPUs, and machine_destroy
+ * frees the rest.
+ */
+
+#include "base/error.h"
+#include "base/thread.h"
+#include "vm/bus.h"
+#include "vm/irq.h"
+#include "vm/mem.h"
+#include "vm/vcpu.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define MACHINE_DEVICES_MAX 64
+
+enum machine_end {
+    MACHINE_RUNNING,
+    MACHINE_POWERED_OFF, /* the guest switched itself off */
+    MACHINE_RESET,       /* the guest asked for a reboot */
+    MACHINE_CRASHED,     /* triple fault, KVM internal error: the report tells */
+    MACHINE_FAILED,      /* the host could not go on: the report tells */
+    MACHINE_STOPPED,     /* from outside */
+};
+
+struct machine_config {
+    uint64_t mem_bytes;
+    unsigned cpus;
+    enum mem_backing backing;
+};
+
+struct machine {
+    int kvm_fd;
+    int vm_fd;
+    struct mem *mem;
+    struct bus pio, mmio;
+    unsigned vcpu_count;
+    unsigned cpus;      /* how many there are to be */
+    struct vcpu *vcpus; /* an array */
+    unsigned device_count;
+    struct device *devices[MACHINE_DEVICES_MAX]; /* owned; destroyed last first */
+
+    pthread_mutex_t end_lock;
+    enum machine_end end GUARDED_BY(end_lock);
+    char *end_report GUARDED_BY(end_lock); /* lines for a person, or NULL; owned */
+    int end_fd;                            /* an eventfd, readable once the machine has ended */
+};
+
+/* Opens KVM, maps RAM, creates interrupt controllers and vCPUs. */
+int machine_create(struct machine **out, const struct machine_config *config,
+                   struct nido_error *err);
+void machine_destroy(struct machine *machine); /* takes NULL; stops first */
+
+/* Owns the device from here on, also on failure. */
+int machine_add_device(struct machine *machine, struct device *device, struct nido_error *err);
+
+/* Pulses of `irq` reach the guest as an edge on its GSI. */
+int machine_connect_irq(struct machine *machine, const struct irq *irq, struct nido_error *err);
+
+/* A 4-byte guest write of `value` at `gpa` signals the eventfd without an exit to this process. */
+int machine_connect_doorbell(struct machine *machine, uint64_t gpa, uint32_t value, int event_fd,
+                             struct nido_error *err);
+
+int machine_start(struct machine *machine, struct nido_error *err);
+
+/* Any thread. The first call wins; `report` is copied, and may be NULL. Does not wait. */
+void machine_end(struct machine *machine, enum machine_end end, const char *report);
+enum machine_end machine_how_it_ended(struct machine *machine);
+
+/* Stops and joins every vCPU; not from a vCPU thread. May be called again. */
+void machine_stop(struct machine *machine);
+
+#endif
