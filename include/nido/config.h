@@ -12,9 +12,12 @@
 #define NIDO_DISKS_MAX 8u
 #define NIDO_NETS_MAX  4u
 
+#define NIDO_DISK_ID_BYTES   20u
+#define NIDO_DISK_QUEUES_MAX 16u
+
 struct nido_disk {
     const char *path;
-    const char *id; /* the serial that the guest sees, at most 20 bytes; NULL: vda, vdb, ... */
+    const char *id; /* the serial number that the guest sees; NULL: vda, vdb, ... */
     bool read_only;
     bool direct;     /* bypass the host's page cache (O_DIRECT) */
     unsigned queues; /* 1 to 16; 0: one for each vCPU, at most 4 */

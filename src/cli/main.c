@@ -1,8 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <stdio.h>
+#include "base/checked.h"
+#include "base/log.h"
+#include "cli/cli.h"
 
-int main(void)
+#include <string.h>
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"run", cmd_run},   {"doctor", cmd_doctor},     {"version", cmd_version},
+    {"help", cmd_help}, {"--version", cmd_version}, {"--help", cmd_help},
+    {"-h", cmd_help},
+};
+
+int main(int argc, char **argv)
 {
-    puts("nido 0.1.0");
-    return 0;
+    if (argc < 2) {
+        cmd_help(1, argv);
+        return EXIT_NIDO_FAILED;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    log_error("'%s' is not a command; 'nido help' lists them", argv[1]);
+    return EXIT_NIDO_FAILED;
 }

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_CLI_CLI_H
+#define NIDO_CLI_CLI_H
+
+/* The front end: one function for each command. It alone turns errors into exit statuses. */
+
+#include <stdio.h>
+
+/* Exit statuses that are nido's own. Below 123 they are the guest's command's. */
+#define EXIT_GUEST_CRASHED 123
+#define EXIT_TIME_LIMIT    124
+#define EXIT_NIDO_FAILED   125
+#define EXIT_SIGNAL_BASE   128
+
+/* argv[0] is the command's own name. Returns the exit status. */
+int cmd_run(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+int cmd_help(int argc, char **argv);
+
+void help_run(FILE *to);
+
+#endif
