@@ -14,6 +14,9 @@
  * reset with virtio_idle() once it touches guest memory no more, maybe later (I/O under way must
  * end first). Until then the write of 0 to the status stalls the vCPU that made it (DEVICE_STALL),
  * so a driver can trust that nothing is written after its reset. No thread ever waits on another.
+ *
+ * When `deactivate` or virtio_broken() is called, the rings are disabled: a late completion may
+ * still push and flush, and nothing happens.
  */
 
 #include "base/error.h"
@@ -39,8 +42,9 @@ struct virtio_device;
 
 struct virtio_ops {
     /* On the loop thread. `activate`: queues that the driver made ready are live, device->features
-     * is what was negotiated. `kick`: the queue may have chains. `deactivate`: stop, then
-     * virtio_idle(). */
+     * is what was negotiated; each live queue is kicked once right after. `kick`: the queue is live
+     * and may have chains. `deactivate`: stop, then virtio_idle(). `activate` and `deactivate` may
+     * be NULL. */
     void (*activate)(struct virtio_device *device);
     void (*kick)(struct virtio_device *device, unsigned queue);
     void (*deactivate)(struct virtio_device *device);
@@ -103,6 +107,7 @@ struct virtio_device {
 /* `device` is zeroed but for the fields named above. On failure nothing is left to finish. */
 int virtio_init(struct virtio_device *device, const struct mem *mem, struct loop *loop,
                 const struct irq *irq, struct nido_error *err);
+/* After the vCPUs and the loop have stopped, before the loop is destroyed. */
 void virtio_finish(struct virtio_device *device);
 
 /* For devices, on the loop thread. */
@@ -124,14 +129,16 @@ void virtio_idle(struct virtio_device *device);
 void virtio_set_driver_features(struct virtio_device *device, unsigned word, uint32_t value);
 uint32_t virtio_offered_features(const struct virtio_device *device, unsigned word);
 uint8_t virtio_status(const struct virtio_device *device);
-/* DEVICE_STALL while a reset is under way. Refuses FEATURES_OK for features that were not offered,
- * or without VERSION_1. */
+/* DEVICE_STALL while a reset is under way. Adds bits, never clears one but by a reset (2.1.2).
+ * Refuses FEATURES_OK for features that were not offered, or without VERSION_1; DRIVER_OK without
+ * FEATURES_OK makes the device need a reset. */
 enum verdict virtio_set_status(struct virtio_device *device, uint8_t status);
-/* The queue whose registers may still be written, or NULL (no such queue, or already started). */
-struct virtio_queue *virtio_queue_for_setup(struct virtio_device *device, uint32_t index)
-    REQUIRES(device->lock);
+/* The queue whose registers may still be written, or NULL (no such queue, or already started). The
+ * only one of these to be called under the lock. */
+struct virtio_queue *virtio_queue_for_setup(struct virtio_device *device, uint32_t index);
 void virtio_set_queue_ready(struct virtio_device *device, uint32_t index, bool ready);
-void virtio_notify(struct virtio_device *device,
-                   uint32_t queue); /* a kick that KVM did not catch */
+/* A kick that KVM did not catch. A device uses it too, from its loop, to let others have a turn and
+ * come back. */
+void virtio_notify(struct virtio_device *device, uint32_t queue);
 
 #endif

@@ -15,7 +15,7 @@
  *     do {
  *         virtq_quiet(queue);                          no kicks wanted while we are at it
  *         while ((got = virtq_pop(queue, &chain)) == 1)
- *             ... serve, virtq_push(queue, chain.head, bytes_written);
+ *             ... serve, virtq_push(queue, chain.head, bytes_written);       now or later
  *         if (got < 0) virtio_broken(...)              the guest's ring is nonsense
  *         if (virtq_flush(queue)) irq                  publish; true: the guest wants an interrupt
  *     } while (virtq_listen(queue));                   ask for kicks; true: more came meanwhile
@@ -51,17 +51,23 @@ struct virtq {
     bool event_idx;
     bool indirect;
     const uint8_t *desc; /* the guest's rings, checked to lie inside RAM */
-    uint8_t *avail;
+    const uint8_t *avail;
     uint8_t *used;
     uint16_t next_avail;     /* the first entry of the available ring not yet popped */
     uint16_t next_used;      /* where the next completed chain goes */
     uint16_t published_used; /* what the guest has been told */
-    uint16_t signalled_used; /* next_used at the last interrupt decision */
-    bool signalled_valid;
-    uint16_t in_flight; /* popped, not yet pushed or put back; never more than size */
+    uint16_t in_flight;      /* popped, not yet pushed or put back; never more than size */
+    /* Which heads are in flight, and the head that was popped from each entry of the available
+     * ring: the guest may have changed the entry since. */
+    uint64_t busy[VIRTQ_SIZE_MAX / 64];
+    uint16_t popped[VIRTQ_SIZE_MAX];
 };
 
-/* Makes a queue live. -EINVAL: the setup is nonsense (size, alignment, not in RAM, overlapping). */
+/* Makes a queue live. -EINVAL: the setup is nonsense (size, alignment, not in RAM, overlapping).
+ *
+ * Every function below may be called on a queue that is not live (never enabled, disabled by a
+ * reset, or broken) and then does nothing: no chain, no interrupt, nothing more to look at. So I/O
+ * that ends late needs no care. */
 int virtq_enable(struct virtq *queue, const struct mem *mem, const struct virtq_setup *setup,
                  bool event_idx, bool indirect);
 void virtq_disable(struct virtq *queue);
@@ -70,9 +76,13 @@ static inline bool virtq_live(const struct virtq *queue)
     return queue->size != 0;
 }
 
-/* 1: a chain; 0: none waits; -EINVAL: the ring is nonsense (index too far ahead, head out of range,
- * a loop, more descriptors than the queue has, an address outside RAM, a readable descriptor behind
- * a writable one, a bad indirect table): the device is to be marked as needing a reset. */
+/* 1: a chain; 0: none waits; -EINVAL: the ring is nonsense (index too far ahead, head out of range
+ * or still in flight, a loop, more descriptors than the queue has, an address outside RAM, a
+ * readable descriptor behind a writable one, a bad indirect table, 4 GiB or more in all): the
+ * device is to be marked as needing a reset. The queue is disabled then, so this is told once.
+ *
+ * Without a flush in between, at most `size` chains can be popped in a row. Two chains in flight
+ * never have the same head, so a head may index the device's requests. */
 int virtq_pop(struct virtq *queue, struct virtq_chain *chain);
 
 /* Gives back the last `count` chains popped, which must still all be unpushed and were the last
