@@ -5,6 +5,9 @@
 /*
  * Puts a kernel, its initrd, its command line and what describes the machine into guest RAM, and
  * says where the first vCPU starts. Each architecture has its own boot_load() in firmware/<arch>/.
+ *
+ * RAM must be as mem_create() gave it: bytes that no one has written are taken to be zero, so that
+ * a kernel's .bss is not touched page by page for nothing.
  */
 
 #include "base/error.h"
@@ -17,8 +20,8 @@ struct boot_request {
     const char *kernel_path;
     const char *initrd_path; /* NULL: none */
     const char *cmdline;     /* never NULL */
-    uint64_t
-        tables_gpa; /* what the board wrote for the guest to find: the RSDP, or the FDT's room */
+    /* What the board wrote for the guest to find: the RSDP, or the FDT's room. */
+    uint64_t tables_gpa;
 };
 
 enum boot_protocol {
@@ -31,7 +34,7 @@ struct boot_entry {
     enum boot_protocol protocol;
     uint64_t entry_gpa;
     uint64_t info_gpa;        /* zero page, start_info or device tree */
-    uint64_t gdt_gpa;         /* x86; 0 for others */
+    uint64_t gdt_gpa;         /* x86: selectors are in firmware/x86/gdt.h; 0 for others */
     uint64_t page_tables_gpa; /* BOOT_LINUX64: what goes into CR3 */
 };
 

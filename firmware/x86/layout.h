@@ -16,8 +16,8 @@
 #define LOW_CMDLINE_BYTES   0x10000u
 #define LOW_RAM_END_GPA     0x9fc00u /* conventional memory ends where a BIOS would keep its EBDA */
 
-#define ACPI_TABLES_GPA 0xe0000u /* RSDP first: where a kernel that is told nothing looks for it   \
-                                  */
+/* RSDP first: where a kernel that is told nothing looks for it. */
+#define ACPI_TABLES_GPA   0xe0000u
 #define ACPI_TABLES_BYTES 0x20000u
 
 #define HIGH_RAM_GPA 0x100000u

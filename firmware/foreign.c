@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "firmware/foreign.h"
+
+#include "base/checked.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* What is known by a few bytes at a fixed place; the first that fits counts. */
+static const struct {
+    unsigned at, length;
+    const char *bytes;
+    const char *sentence;
+} kinds[] = {
+    {0x38, 4, "ARM\x64", "an arm64 Image"},
+    {4, 4, "zimg", "an EFI zboot image; take the kernel out of it, or its package's plain one"},
+    {0, 2, "MZ", "an EFI program without a Linux boot header"},
+    {0, 2, "\x1f\x8b", "a gzip file; unpack it first with gunzip"},
+    {0, 6, "\xfd\x37zXZ\0", "an xz file; unpack it first with unxz"},
+    {0, 4, "\x28\xb5\x2f\xfd", "a zstd file; unpack it first with unzstd"},
+    {0, 4, "\x02\x21\x4c\x18", "an LZ4 file; unpack it first with unlz4"},
+    {0, 4, "\x04\x22\x4d\x18", "an LZ4 file; unpack it first with unlz4"},
+    {0, 3, "BZh", "a bzip2 file; unpack it first with bunzip2"},
+    {0, 4, "\x27\x05\x19\x56", "a U-Boot image; take the kernel out of it with dumpimage"},
+    {0, 4, "0707", "a cpio archive, as initrds are; did you swap --kernel and --initrd?"},
+    {0, 4, "QFI\xfb", "a qcow2 disk image; give it as --disk"},
+    {0, 2, "#!", "a script"},
+};
+
+static bool is_text(const uint8_t *head, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if (head[i] >= 0x7f || (head[i] < ' ' && !memchr("\t\n\r\f", head[i], 4)))
+            return false;
+    }
+    return true;
+}
+
+int foreign_error(const uint8_t *head, size_t length, const char *wanted, struct nido_error *err)
+{
+    const char *what = is_text(head, length) ? "a text file" : "a file of an unknown kind";
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        if (checked_inside(kinds[i].at, kinds[i].length, length) &&
+            memcmp(head + kinds[i].at, kinds[i].bytes, kinds[i].length) == 0) {
+            what = kinds[i].sentence;
+            break;
+        }
+    }
+    return error_set(err, ENOEXEC, "not a %s but %s", wanted, what);
+}
