@@ -6,8 +6,10 @@
  * A disk: a size and asynchronous requests. devices/virtio/blk.c sees only this; disk_raw.c is the
  * first kind (a file or block device, byte for byte).
  *
- * A disk belongs to one loop: all functions but open and close are called on the loop's thread, and
- * `done` is called there too. A request is owned by the caller and must live until `done`.
+ * A disk belongs to one loop: all functions but open are for the loop's thread, or for any one
+ * thread while the loop does not run. A request is owned by the caller and must live until `done`,
+ * which is called from disk_commit(), disk_drain() or the loop, never from disk_submit(). It may
+ * submit further requests; those start without a commit.
  *
  * What is acknowledged: a write is durable once a later flush has completed with 0. After a flush
  * has failed, the host may have dropped dirty pages, so every later write and flush fails with -EIO
@@ -15,6 +17,7 @@
  */
 
 #include "base/error.h"
+#include "host/aio.h"
 #include "host/loop.h"
 
 #include <stdbool.h>
@@ -44,10 +47,10 @@ struct disk_request {
     void (*done)(struct disk_request *request, int result);
 
     /* The disk's own while the request is under way. */
+    struct aio_request aio;
+    struct disk *disk;
     struct disk_request *next;
     uint64_t done_bytes;
-    void *bounce;
-    int result;
 };
 
 struct disk;
@@ -55,16 +58,26 @@ struct disk;
 struct disk_ops {
     void (*submit)(struct disk *disk, struct disk_request *request);
     void (*commit)(struct disk *disk); /* what was submitted starts now; one system call for many */
-    void (*close)(struct disk *disk);  /* no request is under way */
+    /* Returns when nothing is under way, for the end of a machine: long requests (zeroes) are cut
+     * short with -ECANCELED. */
+    void (*drain)(struct disk *disk);
+    void (*close)(struct disk *disk); /* no request is under way */
 };
 
 struct disk {
     const struct disk_ops *ops;
-    uint64_t size_bytes;  /* a multiple of DISK_SECTOR_BYTES */
-    uint32_t block_bytes; /* what O_DIRECT or the device needs requests aligned to; 512 or 4096 */
-    uint32_t discard_block_bytes; /* granularity of discard; 0: discard does nothing */
+    uint64_t size_bytes;     /* a multiple of block_bytes */
+    uint32_t block_bytes;    /* what O_DIRECT or the device needs requests aligned to: 512, 4096...
+                              * A request that is not fails with -EINVAL, where it matters */
+    uint32_t physical_bytes; /* smaller writes cost a read; at least block_bytes */
+    uint32_t discard_bytes;  /* granularity of discard; 0: discard does nothing */
     bool read_only;
     char *path; /* for messages; owned */
+
+    /* The user's: called after one or more `done`, so that their outcome can be published at once.
+     * NULL: nobody cares. */
+    void (*batch_done)(void *user);
+    void *user;
 };
 
 struct disk_config {
@@ -73,10 +86,10 @@ struct disk_config {
     bool direct; /* O_DIRECT */
 };
 
-/* Opens and locks the file so that two machines cannot write it (readers share). Refuses what is
- * not a regular file or block device, is not a multiple of 512 bytes, is empty, is locked, or (for
- * a file that starts with the magic of qcow2, vmdk, vdi or vhdx) not raw, each with its next step.
- */
+/* Opens and locks the file so that two machines cannot write it (readers share; QEMU and qemu-img
+ * see the lock too). Refuses what is not a regular file or block device, is not a multiple of 512
+ * bytes, is empty, is locked, or (for a file that starts with the magic of qcow2, vmdk, vdi...) not
+ * raw, each with its next step. */
 int disk_open_raw(struct disk **out, const struct disk_config *config, struct loop *loop,
                   struct nido_error *err);
 
@@ -88,6 +101,11 @@ static inline void disk_submit(struct disk *disk, struct disk_request *request)
 static inline void disk_commit(struct disk *disk)
 {
     disk->ops->commit(disk);
+}
+
+static inline void disk_drain(struct disk *disk)
+{
+    disk->ops->drain(disk);
 }
 
 static inline void disk_close(struct disk *disk) /* takes NULL */
