@@ -11,7 +11,8 @@
  * The stream belongs to one loop. Its handlers may sit in a write() that the host is slow to take:
  * inherited descriptors stay in blocking mode, because O_NONBLOCK belongs to the open file, which
  * the shell that started us shares. So a stream on such descriptors wants a loop of its own;
- * loop_stop() breaks it out.
+ * loop_stop() breaks it out. (Threads of loop_start() have SIGPIPE blocked; who runs a loop on main
+ * ignores it.)
  *
  * When the output breaks (EPIPE, EIO, ENOSPC...), one warning is logged, `output_closed` is called,
  * and the guest goes on while its bytes go nowhere: a console is a view of the machine, not its
