@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+# The serial console: every byte arrives, in both directions, whatever is at the other end.
+# shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
+
+test_piped_input_arrives_whole() {
+    head -c 49152 /dev/urandom | base64 -w 0 >typed
+    same "$(stat -c %s typed)" 65536 'size of the input'
+    mkfifo keyboard
+    start_guest -- 'stty raw -echo; echo ready; head -c 65536 >/tmp/got; stty sane; echo sum=$(sha256sum </tmp/got)' <keyboard
+    exec 7>keyboard
+    wait_for ready
+    cat typed >&7
+    finish_guest
+    expect_status 0
+    same "$(value_of sum | cut -d' ' -f1)" "$(sum_of typed)" 'checksum of what was typed'
+}
+
+test_end_of_input_leaves_the_guest_alone() {
+    start_guest -- 'echo ready; sleep 1; echo still here' <<<'some words'
+    finish_guest
+    expect_status 0
+    expect_out 'still here'
+}
+
+test_output_arrives_whole() {
+    guest -- 'stty -opost; seq 1 12000'
+    expect_status 0
+    seq 1 12000 | cmp - out.raw || fail 'bytes are missing or wrong'
+}
+
+test_output_arrives_whole_at_a_slow_reader() {
+    status=0
+    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- stty -opost; seq 1 36000" </dev/null 2>err |
+        { sleep 3; dd bs=4096 count=8 iflag=fullblock status=none; sleep 2; cat; } >out || status=$?
+    expect_status 0
+    seq 1 36000 | cmp - out || fail 'bytes are missing or wrong'
+}
+
+test_guest_waits_for_no_reader_for_ever() {
+    # Nobody reads for a while; SIGTERM must end the machine all the same.
+    mkfifo screen
+    exec 7<>screen
+    nido run --grace 1 --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- seq 1 100000" </dev/null >screen 2>err &
+    local nido=$!
+    sleep 8
+    kill -TERM $nido
+    status=0
+    wait $nido || status=$?
+    expect_status 143
+}
+
+test_console_goes_to_a_file() {
+    guest --console file=console.log -- 'echo in the file'
+    expect_status 0
+    [[ ! -s out.raw ]] || fail 'the console came out on standard output as well'
+    tr -d '\r' <console.log | grep -qx 'in the file' || fail 'the file does not hold the console'
+}
+
+test_console_goes_nowhere() {
+    guest --console none -- 'echo nobody hears'
+    expect_status 0
+    [[ ! -s out.raw ]] || fail 'the console came out on standard output'
+}
+
+# python: plays somebody at a terminal. Starts nido on a pseudo terminal and waits for words before it types.
+at_a_terminal() {
+    python3 - "$@" <<'PYTHON'
+import os, pty, re, select, sys, termios
+steps, command = sys.argv[1], sys.argv[2:]
+pid, terminal = None, None
+master, slave = os.openpty()
+before = termios.tcgetattr(slave)
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    import fcntl
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    for fd in (0, 1, 2):
+        os.dup2(slave, fd)
+    os.closerange(3, 100)
+    os.execvp(command[0], command)
+seen = b""
+def read():
+    global seen
+    if select.select([master], [], [], 0.2)[0]:
+        seen += os.read(master, 65536)
+ended = None
+def alive():
+    global ended
+    if ended is None:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        if done:
+            ended = os.waitstatus_to_exitcode(code)
+    return ended is None
+for step in steps.split("|"):
+    words, keys = step.split("=>")
+    mark = 0
+    while words.encode() not in seen:
+        read()
+        if not alive() and words.encode() not in seen:
+            sys.exit(f"ended with {ended} before '{words}' came:\n{seen.decode(errors='replace')}")
+    os.write(master, keys.encode().decode("unicode_escape").encode("latin1"))
+while alive():
+    read()
+while select.select([master], [], [], 0.2)[0]:
+    seen += os.read(master, 65536)
+after = termios.tcgetattr(slave)
+open("screen", "wb").write(seen)
+print(f"status={ended}")
+print(f"terminal={'restored' if before == after else 'changed'}")
+PYTHON
+}
+
+# nido_with COMMAND-TEXT: leaves the array `machine`.
+machine_with() { machine=(nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline${*:+ -- $*}"); }
+
+test_somebody_types_at_a_shell() {
+    machine_with
+    at_a_terminal '# =>echo $((6*7))$((2*5))\r|4210=>exit\r' "${machine[@]}" >out
+    expect_out status=0
+    expect_out terminal=restored
+}
+
+test_ctrl_a_x_leaves() {
+    machine_with 'echo ready; sleep 10000'
+    at_a_terminal 'ready=>\x01x' "${machine[@]}" >out
+    grep -q '^status=' out || fail 'nido did not end'
+    expect_out terminal=restored
+}
+
+test_ctrl_a_a_types_a_ctrl_a() {
+    machine_with 'stty raw -echo; echo ready; head -c 2 | hexdump -C; stty sane'
+    at_a_terminal 'ready=>\x01aZ' "${machine[@]}" >out
+    expect_out status=0
+    grep -q '01 5a' screen || fail "the guest got something else: $(tr -d '\r' <screen)"
+}
+
+test_ctrl_c_goes_to_the_guest() {
+    machine_with
+    at_a_terminal '# =>sleep 10000\r|sleep 10000=>\x03|# =>echo back$((1+1))\r|back2=>exit\r' "${machine[@]}" >out
+    expect_out status=0
+    expect_out terminal=restored
+}
+
+test_terminal_is_restored_after_a_crash() {
+    [[ $NIDO_ARCH == x86_64 ]] || skip 'there is no triple fault here'
+    base_cmdline="$base_cmdline reboot=t"
+    machine_with 'echo ready; reboot -f'
+    at_a_terminal 'ready=>x' "${machine[@]}" >out
+    expect_out status=123
+    expect_out terminal=restored
+}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the end-to-end tests share. Sourced by tests/e2e/run in the bed, before a topic file.
+# shellcheck shell=bash
+#
+# A test is a function test_PROMISE. It runs in a process, a directory and a network of its own, with -e: a command
+# that fails fails the test. It leaves nothing behind that the runner would not clean up.
+
+# Every console byte is an exit, and exits are dear under emulation; the kernel's cipher self-tests are not ours.
+base_cmdline="console=$NIDO_CONSOLE quiet panic=-1 cryptomgr.notests"
+kernel=$NIDO_VMLINUX
+initrd=$NIDO_INITRD
+
+fail() {
+    echo "$*"
+    exit 1
+}
+
+# skip WHY
+skip() {
+    echo "$*"
+    exit 77
+}
+
+# guest [NIDO-FLAG]... -- COMMAND-TEXT: runs COMMAND-TEXT in a guest until it powers off. Leaves $status and the files
+# out (the console, without carriage returns) and err. kernel=, initrd= and base_cmdline= may be set for one call.
+guest() {
+    start_guest "$@"
+    finish_guest
+}
+
+# start_guest, finish_guest: the same in two halves, for tests that do something meanwhile. The guest's console is
+# read by `wait_for`; what comes in through file descriptor 0 of the caller is its keyboard.
+start_guest() {
+    local flags=()
+    while [[ $1 != -- ]]; do
+        flags+=("$1")
+        shift
+    done
+    shift
+    rm -f out out.raw err
+    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline${*:+ -- $*}" "${flags[@]}" \
+        >out.raw 2>err &
+    guest_pid=$!
+}
+
+finish_guest() {
+    status=0
+    wait "$guest_pid" || status=$?
+    tr -d '\r' <out.raw >out
+}
+
+# wait_for TEXT: until the guest has printed it; fails when the guest ends without.
+wait_for() {
+    while ! grep -qF -- "$1" out.raw 2>/dev/null; do
+        kill -0 "$guest_pid" 2>/dev/null || {
+            grep -qF -- "$1" out.raw && return
+            fail "the guest ended before it printed '$1'"
+        }
+        sleep 0.05
+    done
+}
+
+# refused FLAGS...: nido must refuse to start; leaves err.
+refused() {
+    status=0
+    nido run "$@" </dev/null >out 2>err || status=$?
+    expect_status 125
+    [[ ! -s out ]] || fail "nido printed on standard output while refusing"
+    [[ -s err ]] || fail "nido refused without a word: $*"
+}
+
+expect_status() { [[ $status == "$1" ]] || fail "nido's exit status is $status, and should be $1"; }
+
+# expect_out LINE: a whole line of the console.
+expect_out() { grep -qxF -- "$1" out || fail "the console does not show the line '$1'"; }
+
+# expect_err WORDS: an extended regular expression.
+expect_err() { grep -qE -- "$1" err || fail "standard error does not say '$1'"; }
+
+same() { [[ $1 == "$2" ]] || fail "${3:-value}: '$1' should be '$2'"; }
+
+# value_of KEY: the console line KEY=VALUE.
+value_of() { sed -n "s/^$1=//p" out | tail -n 1; }
+
+sum_of() { sha256sum "$1" | cut -d' ' -f1; }
+
+# ext4_image FILE SIZE
+ext4_image() {
+    truncate -s "$2" "$1"
+    mkfs.ext4 -q -F "$1"
+}
+
+# random_file FILE MIB
+random_file() { head -c "$(($2 << 20))" /dev/urandom >"$1"; }
+
+# initrd_with PROGRAM...: the usual initrd and these programs of the bed, with their libraries. The kernel unpacks
+# archives that follow each other. Leaves its name in $initrd.
+initrd_with() {
+    local program file
+    for program; do
+        program=$(command -v "$program")
+        echo "$program"
+        ldd "$program" | sed -n 's/^[^/]*\(\/[^ ]*\).*/\1/p'
+    done | sort -u | while read -r file; do
+        mkdir -p "extra$(dirname "$file")"
+        cp -L "$file" "extra$file"
+    done
+    # The initrd's own /bin must stay a directory of its own, so /usr/bin and /sbin go in under /usr/bin.
+    (cd extra && find . -mindepth 1 | cpio -o -H newc --quiet) >extra.cpio
+    cat "$NIDO_INITRD" extra.cpio >with-extra.img
+    initrd=$PWD/with-extra.img
+}
+
+# tap NAME ADDRESS/BITS: a TAP in this test's own network, with an address for our side.
+tap() {
+    ip tuntap add "$1" mode tap
+    [[ -z ${2:-} ]] || ip addr add "$2" dev "$1"
+    ip link set "$1" up
+}
