@@ -23,6 +23,22 @@ build_root() {
     "$top/tests/bed/rootfs" --kernel "$bed_kernel_package" --size 8G "$1/root.ext4" "${packages[@]}"
 }
 
+# Sets demo_dir (root.ext4): the Debian that scripts/demo boots in nido.
+demo_image() {
+    local bed=$top/tests/bed
+    demo_dir=$(cache_dir)/demo-$1-$(key_of "$bed/rootfs" "$bed/demo-init" "$bed/images.sh" /etc/os-release)
+    [[ -d $demo_dir ]] || say "building the demo's Debian root disk, once (half a minute)"
+    cached "$demo_dir" build_demo
+}
+
+build_demo() {
+    local overlay=$1/overlay
+    install -D -m 755 "$top/tests/bed/demo-init" "$overlay/usr/local/sbin/demo-init"
+    "$top/tests/bed/rootfs" --overlay "$overlay" --size 1G "$1/root.ext4" \
+        iproute2 iputils-ping busybox-static util-linux procps login || return
+    rm -r "$overlay"
+}
+
 # The drivers that guests in our tests can ask for. ext4 and the serial port are built into Debian's cloud kernel.
 guest_modules=(virtio_mmio virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon
     vmw_vsock_virtio_transport virtiofs button evdev)

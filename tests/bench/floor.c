@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The floor: the least that any VMM on this host must do. Creates a VM with the in-kernel interrupt chips and one
- * vCPU, lets a guest of seven bytes print one byte and ask for a reset, and exits. What nido costs beyond this is
- * nido's own. The errors are terse: this is a measuring stick and nobody's tool.
+ * The floor: the least that any VMM on this host must do. Creates a VM with the in-kernel interrupt
+ * chips and one vCPU, lets a guest of seven bytes print one byte and ask for a reset, and exits.
+ * What nido costs beyond this is nido's own. The errors are terse: this is a measuring stick and
+ * nobody's tool.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -13,7 +14,8 @@
 #include <unistd.h>
 
 /* mov $0x3f8,%dx; mov $'n',%al; out %al,(%dx); mov $0xfe,%al; out %al,$0x64 */
-static const unsigned char guest[] = {0xba, 0xf8, 0x03, 0xb0, 'n', 0xee, 0xb0, 0xfe, 0xe6, 0x64, 0xf4};
+static const unsigned char guest[] = {0xba, 0xf8, 0x03, 0xb0, 'n', 0xee,
+                                      0xb0, 0xfe, 0xe6, 0x64, 0xf4};
 
 static int checked(int result, const char *what)
 {
@@ -46,7 +48,8 @@ int main(void)
     if (ram == MAP_FAILED)
         err(1, "floor: guest RAM");
     memcpy(ram + 0x1000, guest, sizeof(guest));
-    struct kvm_userspace_memory_region region = {.memory_size = ram_bytes, .userspace_addr = (unsigned long)ram};
+    struct kvm_userspace_memory_region region = {.memory_size = ram_bytes,
+                                                 .userspace_addr = (unsigned long)ram};
     checked(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region), "KVM_SET_USER_MEMORY_REGION");
 
     int vcpu = checked(ioctl(vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");

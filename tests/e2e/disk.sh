@@ -145,7 +145,7 @@ test_read_only_image_can_be_shared() {
     wait_for ready
     local first=$guest_pid
     mkdir second
-    cd second
+    cd second || exit
     guest --disk ../disk.img,ro -- 'echo sum=$(sha256sum </dev/vda)'
     expect_status 0
     same "$(value_of sum | cut -d' ' -f1)" "$(sum_of ../disk.img)" 'checksum in the second guest'
