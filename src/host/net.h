@@ -8,7 +8,7 @@
  *
  * A backend belongs to one loop: all calls but open and close are made on the loop's thread. `fd`
  * is non-blocking and the device registers it with the loop; EPOLLERR or EPOLLHUP on it mean that
- * the backend is gone for good.
+ * the backend is gone for good, as does -ENODEV from any call.
  */
 
 #include "base/error.h"

@@ -7,7 +7,8 @@
  * to it as they are. What Linux 5.15 to 6.18 were seen to do, and this file relies on:
  *  - an interface that is down has nothing to read, refuses a write with EIO and does not poll as
  *    writable; it polls as writable again when it comes up;
- *  - a deleted interface polls as EPOLLERR, and every call on it fails with EBADFD;
+ *  - a deleted interface polls as EPOLLERR, and every call on it fails with EBADFD; it wakes only
+ *    those who wait for EPOLLIN, the others find out with their next call;
  *  - a read that is too small cuts the frame and returns its own size;
  *  - the send buffer is unlimited unless TUNSETSNDBUF was used, so EAGAIN on write is rare.
  */
@@ -40,6 +41,11 @@ struct tap {
     struct log_limit complaints;
 };
 
+static int host_error(int code)
+{
+    return code == EBADFD ? -ENODEV : -code;
+}
+
 static ssize_t tap_receive(struct net *net, struct iovec *iov, unsigned count)
 {
     ssize_t got;
@@ -48,9 +54,7 @@ static ssize_t tap_receive(struct net *net, struct iovec *iov, unsigned count)
     } while (got < 0 && errno == EINTR);
     if (got >= 0)
         return got;
-    if (errno == EAGAIN)
-        return 0;
-    return errno == EBADFD ? -ENODEV : -errno;
+    return errno == EAGAIN ? 0 : host_error(errno);
 }
 
 static void complain_that_it_is_down(struct tap *tap)
@@ -71,7 +75,7 @@ static ssize_t tap_send(struct net *net, const struct iovec *iov, unsigned count
     int code = errno;
     if (code == EIO)
         complain_that_it_is_down((struct tap *)net);
-    return code == EBADFD ? -ENODEV : -code;
+    return host_error(code);
 }
 
 static unsigned offload_flags(const struct net_offload *offload)
@@ -84,7 +88,9 @@ static unsigned offload_flags(const struct net_offload *offload)
 
 static int tap_set_offload(struct net *net, const struct net_offload *offload)
 {
-    return ioctl(net->fd, TUNSETOFFLOAD, (unsigned long)offload_flags(offload)) ? -errno : 0;
+    if (ioctl(net->fd, TUNSETOFFLOAD, (unsigned long)offload_flags(offload)))
+        return host_error(errno);
+    return 0;
 }
 
 static void tap_close(struct net *net)
@@ -287,11 +293,12 @@ static int check_inherited(int fd, struct ifreq *ifr, struct nido_error *err)
         return error_set(err, EINVAL,
                          "fd %d is the TUN interface %s, which has no Ethernet: pass a TAP", fd,
                          ifr->ifr_name);
-    if ((flags & TAP_FLAGS) != TAP_FLAGS)
+    /* IFF_NO_PI cannot be asked for: TUNGETIFF answers with IFF_NOFILTER, which is the same bit. */
+    if (!(flags & IFF_VNET_HDR))
         return error_set(err, EINVAL,
-                         "fd %d (%s) must be opened with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR; it "
-                         "lacks %s",
-                         fd, ifr->ifr_name, flags & IFF_NO_PI ? "IFF_VNET_HDR" : "IFF_NO_PI");
+                         "fd %d (%s) lacks IFF_VNET_HDR: open it with IFF_TAP | IFF_NO_PI | "
+                         "IFF_VNET_HDR",
+                         fd, ifr->ifr_name);
     return 0;
 }
 
