@@ -320,7 +320,8 @@ static const struct {
 int disk_file_expect_raw(const struct disk_file *file, const char *path, struct nido_error *err)
 {
     const size_t wanted = file->block_bytes; /* the least that O_DIRECT reads */
-    own_mem char *start = aligned_alloc(MAX(wanted, PAGE_CACHE_BYTES), wanted);
+    const size_t room = MAX(wanted, (size_t)PAGE_CACHE_BYTES);
+    own_mem char *start = aligned_alloc(room, room);
     if (!start)
         return error_set(err, ENOMEM, "disk %s: out of memory", path);
     ssize_t got = pread(file->fd, start, wanted, 0);
