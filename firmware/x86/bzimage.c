@@ -116,27 +116,40 @@ static int choose_place(const struct setup_header *header, uint64_t length, cons
     return 0;
 }
 
+/*
+ * What the payload unpacks to. The kernel's build puts this field behind the data; gzip data end
+ * with it themselves. init_size has room for all of it, so a larger number is no size.
+ */
+static int read_size(const struct bzimage *image, const struct bootfile *file, uint64_t *size,
+                     struct nido_error *err)
+{
+    uint8_t field[SIZE_BYTES];
+    uint64_t at = image->payload_offset + image->payload_bytes - SIZE_BYTES;
+    int r = bootfile_read(file, at, field, sizeof(field), err);
+    if (r < 0)
+        return r;
+    *size = get_le32(field);
+    if (*size == 0 ||
+        (image->header.version >= HAS_PREF_ADDRESS && *size > image->header.init_size))
+        return error_set(err, EINVAL,
+                         "its packed kernel is broken: it cannot unpack to %llu bytes; copy or "
+                         "download the file again",
+                         (unsigned long long)*size);
+    return 0;
+}
+
 static int load_unpacked(const struct bzimage *image, enum unpack_format format,
                          const struct bootfile *file, struct mem *mem, struct bzimage_place *place,
                          struct nido_error *err)
 {
-    uint8_t field[SIZE_BYTES];
-    uint64_t packed = image->payload_bytes - SIZE_BYTES;
-    int r = bootfile_read(file, image->payload_offset + packed, field, sizeof(field), err);
-    if (r < 0)
-        return r;
-    /* The kernel's build puts this field behind the data; gzip data end with it themselves. */
-    struct elf_image elf = {.size_bytes = get_le32(field)};
-    if (format == UNPACK_GZIP)
-        packed += SIZE_BYTES;
-
-    r = choose_place(&image->header, elf.size_bytes, mem, &elf.gpa, err);
-    if (r < 0)
-        return r;
-    void *to = mem_for_write(mem, elf.gpa, elf.size_bytes);
-    if (!to)
-        return error_set(err, EINVAL, "its packed kernel is broken: it says that it is empty");
-    r = unpack(format, file, image->payload_offset, packed, to, elf.size_bytes, err);
+    struct elf_image elf = {0};
+    uint64_t packed = image->payload_bytes - (format == UNPACK_GZIP ? 0 : SIZE_BYTES);
+    int r = read_size(image, file, &elf.size_bytes, err);
+    if (r == 0)
+        r = choose_place(&image->header, elf.size_bytes, mem, &elf.gpa, err);
+    if (r == 0)
+        r = unpack(format, file, image->payload_offset, packed,
+                   mem_for_write(mem, elf.gpa, elf.size_bytes), elf.size_bytes, err);
 
     struct elf_plan plan;
     if (r == 0)
