@@ -256,6 +256,12 @@ static uint64_t stored_bytes(const struct bench *bench)
     return (uint64_t)st.st_blocks * 512;
 }
 
+/* A file system may need some more or less for its own books. */
+static void expect_stored(const struct bench *bench, uint64_t bytes)
+{
+    assert_in_range(stored_bytes(bench), bytes - 64 * KIB, bytes + 64 * KIB);
+}
+
 /* The whole image, filled. */
 static uint8_t *written_image(struct bench *bench)
 {
@@ -367,7 +373,7 @@ static void disk_discard_gives_storage_back(void **state)
     uint64_t before = stored_bytes(bench);
     assert_true(bench->disk->discard_bytes > 0);
     assert_int_equal(run_one(bench, DISK_DISCARD, MIB, NULL, MIB), 0);
-    assert_true(stored_bytes(bench) <= before - MIB);
+    expect_stored(bench, before - MIB);
     expect_range(bench, 0, image, MIB);
     expect_range(bench, 2 * MIB, image + 2 * MIB, MIB);
 }
@@ -378,10 +384,10 @@ static void disk_write_zeroes_keeps_storage_and_unmap_gives_it_back(void **state
     own_mem uint8_t *image = written_image(bench);
     uint64_t before = stored_bytes(bench);
     assert_int_equal(run_one(bench, DISK_WRITE_ZEROES, MIB, NULL, MIB), 0);
-    assert_int_equal(stored_bytes(bench), before);
+    expect_stored(bench, before);
     expect_zeroes(bench, MIB, MIB);
     assert_int_equal(run_one(bench, DISK_WRITE_ZEROES_UNMAP, 2 * MIB, NULL, MIB), 0);
-    assert_true(stored_bytes(bench) <= before - MIB);
+    expect_stored(bench, before - MIB);
     expect_zeroes(bench, 2 * MIB, MIB);
     expect_range(bench, 3 * MIB, image + 3 * MIB, MIB);
 }
@@ -430,7 +436,7 @@ static void disk_clears_ranges_of_a_block_device(void **state)
     expect_range(bench, 3 * MIB, image + 3 * MIB, MIB);
     loop_device_detach(loop);
     swap_paths(bench->path, device);
-    assert_true(stored_bytes(bench) <= before - 2 * MIB);
+    expect_stored(bench, before - 2 * MIB);
 }
 
 /* ---- O_DIRECT ---- */
