@@ -19,10 +19,12 @@
 
 struct board;
 
-/* `console` may be NULL: the serial port then swallows what is written. It outlives the board. */
-int board_create(struct board **out, struct machine *machine, struct stream *console,
-                 struct nido_error *err);
+/* The machine outlives nothing here: destroy it first, then the board. */
+int board_create(struct board **out, struct machine *machine, struct nido_error *err);
 void board_destroy(struct board *board); /* takes NULL; after the machine's devices are gone */
+
+/* The serial port's line. Until a stream is put on it, what the guest writes goes nowhere. */
+struct stream_guest *board_console(struct board *board);
 
 /* An interrupt line for the next virtio device; owned by the board. */
 int board_next_irq(struct board *board, const struct irq **out, struct nido_error *err);

@@ -72,7 +72,7 @@ bool exit_crash(struct vcpu *vcpu, const char *what, const char *meaning)
         fprintf(report, "This usually means: %s", meaning);
         fclose(report);
     }
-    machine_end(vcpu->machine, MACHINE_CRASHED, text);
+    machine_end(vcpu->machine, NIDO_CRASHED, text);
     free(text);
     return false;
 }
@@ -91,10 +91,10 @@ static bool handle_system_event(struct vcpu *vcpu)
 {
     switch (vcpu->run->system_event.type) {
     case KVM_SYSTEM_EVENT_SHUTDOWN:
-        machine_end(vcpu->machine, MACHINE_POWERED_OFF, NULL);
+        machine_end(vcpu->machine, NIDO_POWERED_OFF, NULL);
         return false;
     case KVM_SYSTEM_EVENT_RESET:
-        machine_end(vcpu->machine, MACHINE_RESET, NULL);
+        machine_end(vcpu->machine, NIDO_RESET, NULL);
         return false;
     case KVM_SYSTEM_EVENT_CRASH:
         return exit_crash(vcpu, "the guest reported a crash (KVM_SYSTEM_EVENT_CRASH)",

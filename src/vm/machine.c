@@ -177,10 +177,10 @@ int machine_start(struct machine *machine, struct nido_error *err)
     return 0;
 }
 
-void machine_end(struct machine *machine, enum machine_end end, const char *report)
+void machine_end(struct machine *machine, enum nido_end end, const char *report)
 {
     pthread_mutex_lock(&machine->end_lock);
-    if (machine->end == MACHINE_RUNNING) {
+    if (machine->end == NIDO_RUNNING) {
         machine->end = end;
         machine->end_report = report ? strdup(report) : NULL;
     }
@@ -190,10 +190,12 @@ void machine_end(struct machine *machine, enum machine_end end, const char *repo
     (void)ignored;
 }
 
-enum machine_end machine_how_it_ended(struct machine *machine)
+enum nido_end machine_how_it_ended(struct machine *machine, const char **report)
 {
     pthread_mutex_lock(&machine->end_lock);
-    enum machine_end end = machine->end;
+    enum nido_end end = machine->end;
+    if (report)
+        *report = machine->end_report;
     pthread_mutex_unlock(&machine->end_lock);
     return end;
 }

@@ -18,20 +18,12 @@
 #include "vm/mem.h"
 #include "vm/vcpu.h"
 
+#include <nido/machine.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
 #define MACHINE_DEVICES_MAX 64
-
-enum machine_end {
-    MACHINE_RUNNING,
-    MACHINE_POWERED_OFF, /* the guest switched itself off */
-    MACHINE_RESET,       /* the guest asked for a reboot */
-    MACHINE_CRASHED,     /* triple fault, KVM internal error: the report tells */
-    MACHINE_FAILED,      /* the host could not go on: the report tells */
-    MACHINE_STOPPED,     /* from outside */
-};
 
 struct machine_config {
     uint64_t mem_bytes;
@@ -51,7 +43,7 @@ struct machine {
     struct device *devices[MACHINE_DEVICES_MAX]; /* owned; destroyed last first */
 
     pthread_mutex_t end_lock;
-    enum machine_end end GUARDED_BY(end_lock);
+    enum nido_end end GUARDED_BY(end_lock);
     char *end_report GUARDED_BY(end_lock); /* lines for a person, or NULL; owned */
     int end_fd;                            /* an eventfd, readable once the machine has ended */
 };
@@ -74,8 +66,9 @@ int machine_connect_doorbell(struct machine *machine, uint64_t gpa, uint32_t val
 int machine_start(struct machine *machine, struct nido_error *err);
 
 /* Any thread. The first call wins; `report` is copied, and may be NULL. Does not wait. */
-void machine_end(struct machine *machine, enum machine_end end, const char *report);
-enum machine_end machine_how_it_ended(struct machine *machine);
+void machine_end(struct machine *machine, enum nido_end end, const char *report);
+/* *report, unless NULL, becomes the report or NULL; the machine's. */
+enum nido_end machine_how_it_ended(struct machine *machine, const char **report);
 
 /* Stops and joins every vCPU; not from a vCPU thread. May be called again. */
 void machine_stop(struct machine *machine);

@@ -44,7 +44,7 @@ static bool run_failed(struct vcpu *vcpu, int code)
 {
     char report[160];
     snprintf(report, sizeof(report), "vCPU %u: KVM_RUN failed: %s", vcpu->index, strerror(code));
-    machine_end(vcpu->machine, MACHINE_FAILED, report);
+    machine_end(vcpu->machine, NIDO_FAILED, report);
     return false;
 }
 

@@ -21,8 +21,6 @@
 #define TSS_GPA          0xfffbd000ull
 
 #define COM1_PORT    0x3f8u
-#define CMOS_PORT    0x70u
-#define I8042_PORT   0x60u
 #define ACPI_PM_PORT 0x600u
 
 #define COM1_GSI         4u

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_MACHINE_H
+#define NIDO_MACHINE_H
+
+/*
+ * A virtual machine in this process. The life of one:
+ *
+ *     nido_machine_create    opens what the configuration names; refuses what is wrong
+ *     nido_machine_start     the guest runs, in threads of its own; returns at once
+ *     poll(nido_machine_fd)  readable once the machine has ended
+ *     nido_machine_end       how it ended
+ *     nido_machine_destroy
+ *
+ * Errors are a negative errno and one sentence in *err.
+ */
+
+#include <nido/config.h>
+#include <nido/error.h>
+
+struct nido_machine;
+
+enum nido_end {
+    NIDO_RUNNING,
+    NIDO_POWERED_OFF, /* the guest switched itself off */
+    NIDO_RESET,       /* the guest asked for a reboot */
+    NIDO_CRASHED,     /* triple fault, KVM internal error: the report tells */
+    NIDO_FAILED,      /* the host could not go on: the report tells */
+    NIDO_STOPPED,     /* nido_machine_stop() */
+};
+
+struct nido_status {
+    unsigned cpus;
+    uint64_t mem_bytes;
+    uint64_t uptime_ns; /* since nido_machine_start() */
+    uint64_t exits;     /* vCPU exits to this process, all vCPUs together */
+};
+
+int nido_machine_create(struct nido_machine **out, const struct nido_config *config,
+                        struct nido_error *err);
+int nido_machine_start(struct nido_machine *machine, struct nido_error *err);
+
+/* A descriptor that becomes readable once the machine has ended. Owned by the machine; only to be
+ * polled. */
+int nido_machine_fd(const struct nido_machine *machine);
+
+/* Any thread. *report, unless NULL, becomes lines for a person or NULL; the machine's. */
+enum nido_end nido_machine_end(struct nido_machine *machine, const char **report);
+
+/* Any thread. The guest may take its time, or ignore it. */
+void nido_machine_press_power_button(struct nido_machine *machine);
+
+/* Stops the vCPUs where they are, and waits for that. What the guest has written to its console goes
+ * out still. The end is NIDO_STOPPED unless it had ended before. */
+void nido_machine_stop(struct nido_machine *machine);
+
+void nido_machine_status(struct nido_machine *machine, struct nido_status *status);
+
+/* Takes NULL. Stops first. Everything acknowledged to the guest as flushed is on the host's disk. */
+void nido_machine_destroy(struct nido_machine *machine);
+
+#endif

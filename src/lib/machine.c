@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "lib/machine.h"
+
+#include "arch/board.h"
+#include "base/clock.h"
+#include "base/own.h"
+#include "devices/virtio/blk.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/rng.h"
+#include "host/disk.h"
+#include "host/net.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_MEM_BYTES  (256ull << 20)
+#define DEFAULT_CMDLINE    "console=ttyS0"
+#define DEFAULT_QUEUES_MAX 4u
+
+struct nido_machine {
+    struct machine *vm;
+    struct board *board;
+    struct loop *device_loop;  /* disks, networks, random numbers */
+    struct loop *console_loop; /* may block in write() */
+    struct stream *console;
+    int console_in_fd, console_out_fd; /* -1: none */
+    bool owns_console_out;
+    uint64_t start_ns;
+    char names[NIDO_DISKS_MAX + NIDO_NETS_MAX][24];
+};
+
+static struct machine_config vm_config(const struct nido_config *config)
+{
+    return (struct machine_config){
+        .mem_bytes = config->mem_bytes ? config->mem_bytes : DEFAULT_MEM_BYTES,
+        .cpus = config->cpus ? config->cpus : 1,
+        .backing = config->huge_pages ? MEM_HUGETLB : MEM_ANONYMOUS,
+    };
+}
+
+static int open_console_file(struct nido_machine *machine, const char *path, struct nido_error *err)
+{
+    machine->console_out_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (machine->console_out_fd < 0)
+        return error_errno(err, errno, "console file %s: cannot open it for writing", path);
+    machine->owns_console_out = true;
+    return 0;
+}
+
+static int open_console(struct nido_machine *machine, const struct nido_config *config,
+                        struct nido_error *err)
+{
+    switch (config->console) {
+    case NIDO_CONSOLE_STDIO:
+        machine->console_in_fd = STDIN_FILENO;
+        machine->console_out_fd = STDOUT_FILENO;
+        return 0;
+    case NIDO_CONSOLE_FILE:
+        return open_console_file(machine, config->console_file, err);
+    case NIDO_CONSOLE_NONE:
+        return 0;
+    }
+    return error_set(err, EINVAL, "console: unknown kind %d", (int)config->console);
+}
+
+static int connect_console(struct nido_machine *machine, const struct machine_console *wanted,
+                           struct nido_error *err)
+{
+    const struct stream_config config = {
+        .name = "console",
+        .in_fd = machine->console_in_fd,
+        .out_fd = machine->console_out_fd,
+        .keys = wanted ? wanted->keys : NULL,
+        .output_closed = wanted ? wanted->output_closed : NULL,
+        .self = wanted ? wanted->self : NULL,
+    };
+    if (config.in_fd < 0 && config.out_fd < 0)
+        return 0;
+    int ret = loop_create(&machine->console_loop, "console", err);
+    if (ret < 0)
+        return ret;
+    return stream_create(&machine->console, machine->console_loop, board_console(machine->board),
+                         &config, err);
+}
+
+static unsigned disk_queues(const struct nido_machine *machine, const struct nido_disk *wanted)
+{
+    if (wanted->queues)
+        return wanted->queues;
+    unsigned cpus = machine->vm->cpus;
+    return cpus < DEFAULT_QUEUES_MAX ? cpus : DEFAULT_QUEUES_MAX;
+}
+
+static int add_disk(struct nido_machine *machine, unsigned index, const struct nido_disk *wanted,
+                    struct nido_error *err)
+{
+    const struct disk_config disk_config = {
+        .path = wanted->path, .read_only = wanted->read_only, .direct = wanted->direct};
+    const struct irq *irq;
+    struct disk *disk;
+    struct virtio_device *device;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = disk_open_raw(&disk, &disk_config, machine->device_loop, err);
+    if (ret < 0)
+        return ret;
+    char *name = machine->names[index];
+    snprintf(name, sizeof(machine->names[0]), "vd%c", 'a' + (char)index);
+    const struct virtio_blk_options config = {
+        .name = name,
+        .serial = wanted->id ? wanted->id : name,
+        .queues = disk_queues(machine, wanted),
+    };
+    ret =
+        virtio_blk_create(&device, disk, &config, machine->vm->mem, machine->device_loop, irq, err);
+    if (ret < 0) {
+        disk_close(disk);
+        return ret;
+    }
+    return board_attach_virtio(machine->board, device, irq, err);
+}
+
+/* Locally administered, and not the same for two machines of one host. */
+static void choose_mac(const struct nido_net *wanted, unsigned index, uint8_t mac[6])
+{
+    static const uint8_t unset[6];
+    memcpy(mac, wanted->mac, sizeof(wanted->mac));
+    if (memcmp(mac, unset, sizeof(unset)) != 0)
+        return;
+    uint32_t pid = (uint32_t)getpid();
+    const uint8_t made[6] = {0x52,         0x4e,          (uint8_t)(pid >> 16), (uint8_t)(pid >> 8),
+                             (uint8_t)pid, (uint8_t)index};
+    memcpy(mac, made, sizeof(made));
+}
+
+static int add_net(struct nido_machine *machine, unsigned index, const struct nido_net *wanted,
+                   struct nido_error *err)
+{
+    const struct irq *irq;
+    struct net *net;
+    struct virtio_device *device;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = wanted->kind == NIDO_NET_FD ? net_open_tap_fd(&net, wanted->fd, err)
+                                          : net_open_tap(&net, wanted->tap, err);
+    if (ret < 0)
+        return ret;
+    struct virtio_net_options config = {.name = machine->names[NIDO_DISKS_MAX + index]};
+    snprintf(machine->names[NIDO_DISKS_MAX + index], sizeof(machine->names[0]), "net%u", index);
+    choose_mac(wanted, index, config.mac);
+    ret =
+        virtio_net_create(&device, net, &config, machine->vm->mem, machine->device_loop, irq, err);
+    if (ret < 0) {
+        net_close(net);
+        return ret;
+    }
+    return board_attach_virtio(machine->board, device, irq, err);
+}
+
+static int add_rng(struct nido_machine *machine, struct nido_error *err)
+{
+    const struct irq *irq;
+    struct virtio_device *device;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = virtio_rng_create(&device, machine->vm->mem, machine->device_loop, irq, err);
+    return ret < 0 ? ret : board_attach_virtio(machine->board, device, irq, err);
+}
+
+static int add_devices(struct nido_machine *machine, const struct nido_config *config,
+                       struct nido_error *err)
+{
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < config->disk_count; i++)
+        ret = add_disk(machine, i, &config->disks[i], err);
+    for (unsigned i = 0; ret == 0 && i < config->net_count; i++)
+        ret = add_net(machine, i, &config->nets[i], err);
+    return ret < 0 ? ret : add_rng(machine, err);
+}
+
+static int load_guest(struct nido_machine *machine, const struct nido_config *config,
+                      struct nido_error *err)
+{
+    struct boot_request request = {
+        .kernel_path = config->kernel,
+        .initrd_path = config->initrd,
+        .cmdline = config->cmdline ? config->cmdline : DEFAULT_CMDLINE,
+    };
+    struct boot_entry entry;
+    int ret = board_finish(machine->board, config->dump_acpi, &request.tables_gpa, err);
+    if (ret == 0)
+        ret = boot_load(&request, machine->vm->mem, &entry, err);
+    return ret < 0 ? ret : board_boot(machine->board, &entry, err);
+}
+
+static int check(const struct nido_config *config, struct nido_error *err)
+{
+    if (!config->kernel)
+        return error_set(err, EINVAL, "no kernel is named");
+    if (config->cpus > NIDO_CPUS_MAX || config->disk_count > NIDO_DISKS_MAX ||
+        config->net_count > NIDO_NETS_MAX)
+        return error_set(err, EINVAL, "too many vCPUs, disks or networks");
+    return 0;
+}
+
+static int build(struct nido_machine *machine, const struct nido_config *config,
+                 const struct machine_console *console, struct nido_error *err)
+{
+    const struct machine_config vm = vm_config(config);
+    int ret = check(config, err);
+    if (ret == 0)
+        ret = open_console(machine, config, err);
+    if (ret == 0)
+        ret = machine_create(&machine->vm, &vm, err);
+    if (ret == 0)
+        ret = board_create(&machine->board, machine->vm, err);
+    if (ret == 0)
+        ret = connect_console(machine, console, err);
+    if (ret == 0)
+        ret = loop_create(&machine->device_loop, "loop/0", err);
+    if (ret == 0)
+        ret = add_devices(machine, config, err);
+    if (ret == 0)
+        ret = load_guest(machine, config, err);
+    return ret;
+}
+
+int machine_build(struct nido_machine **out, const struct nido_config *config,
+                  const struct machine_console *console, struct nido_error *err)
+{
+    struct nido_machine *machine = calloc(1, sizeof(*machine));
+    if (!machine)
+        return error_set(err, ENOMEM, "out of memory");
+    machine->console_in_fd = machine->console_out_fd = -1;
+    int ret = build(machine, config, console, err);
+    if (ret < 0) {
+        nido_machine_destroy(machine);
+        return ret;
+    }
+    *out = machine;
+    return 0;
+}
+
+int nido_machine_create(struct nido_machine **out, const struct nido_config *config,
+                        struct nido_error *err)
+{
+    return machine_build(out, config, NULL, err);
+}
+
+int nido_machine_start(struct nido_machine *machine, struct nido_error *err)
+{
+    int ret = machine->console_loop ? loop_start(machine->console_loop, err) : 0;
+    if (ret == 0)
+        ret = loop_start(machine->device_loop, err);
+    machine->start_ns = clock_now_ns();
+    return ret < 0 ? ret : machine_start(machine->vm, err);
+}
+
+int nido_machine_fd(const struct nido_machine *machine)
+{
+    return machine->vm->end_fd;
+}
+
+enum nido_end nido_machine_end(struct nido_machine *machine, const char **report)
+{
+    return machine_how_it_ended(machine->vm, report);
+}
+
+void nido_machine_press_power_button(struct nido_machine *machine)
+{
+    board_press_power_button(machine->board);
+}
+
+void nido_machine_stop(struct nido_machine *machine)
+{
+    machine_end(machine->vm, NIDO_STOPPED, NULL);
+    machine_stop(machine->vm);
+}
+
+void machine_drain_console(struct nido_machine *machine, int stop_fd)
+{
+    if (machine->console)
+        stream_drain(machine->console, stop_fd);
+}
+
+void nido_machine_status(struct nido_machine *machine, struct nido_status *status)
+{
+    *status = (struct nido_status){
+        .cpus = machine->vm->cpus,
+        .mem_bytes = mem_total_bytes(machine->vm->mem),
+        .uptime_ns = machine->start_ns ? clock_now_ns() - machine->start_ns : 0,
+    };
+    for (unsigned i = 0; i < machine->vm->vcpu_count; i++)
+        status->exits += atomic_load(&machine->vm->vcpus[i].exits);
+}
+
+/* vCPUs first, so that nobody kicks devices; then their threads; then what they used. */
+void nido_machine_destroy(struct nido_machine *machine)
+{
+    if (!machine)
+        return;
+    if (machine->vm)
+        machine_stop(machine->vm);
+    if (machine->console_loop)
+        loop_stop(machine->console_loop);
+    if (machine->device_loop)
+        loop_stop(machine->device_loop);
+    stream_destroy(machine->console);
+    machine_destroy(machine->vm);
+    board_destroy(machine->board);
+    loop_destroy(machine->device_loop);
+    loop_destroy(machine->console_loop);
+    if (machine->owns_console_out)
+        close(machine->console_out_fd);
+    free(machine);
+}
