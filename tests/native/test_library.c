@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A program that makes machines itself, several in one process. */
+#include "unit/cmocka_nido.h"
+
+#include <nido/machine.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static char kernel_path[512];
+
+static struct nido_machine *create(const char *guest)
+{
+    snprintf(kernel_path, sizeof(kernel_path), "%s/%s.elf", getenv("NIDO_GUESTS"), guest);
+    const struct nido_config config = {
+        .kernel = kernel_path, .mem_bytes = 32u << 20, .console = NIDO_CONSOLE_NONE};
+    struct nido_machine *machine = NULL;
+    struct nido_error err;
+    assert_int_equal(nido_machine_create(&machine, &config, &err), 0);
+    return machine;
+}
+
+static enum nido_end wait_for_end(struct nido_machine *machine, const char **report)
+{
+    struct pollfd end = {.fd = nido_machine_fd(machine), .events = POLLIN};
+    assert_int_equal(poll(&end, 1, 60000), 1);
+    return nido_machine_end(machine, report);
+}
+
+static void a_machine_can_be_made_again_and_again(void **state)
+{
+    for (int i = 0; i < 3; i++) {
+        struct nido_machine *machine = create("power_off");
+        assert_int_equal(nido_machine_end(machine, NULL), NIDO_RUNNING);
+        assert_int_equal(nido_machine_start(machine, NULL), 0);
+        assert_int_equal(wait_for_end(machine, NULL), NIDO_POWERED_OFF);
+        nido_machine_destroy(machine);
+    }
+}
+
+static void two_machines_live_in_one_process(void **state)
+{
+    struct nido_machine *first = create("spin"), *second = create("hello");
+    assert_int_equal(nido_machine_start(first, NULL), 0);
+    assert_int_equal(nido_machine_start(second, NULL), 0);
+    assert_int_equal(wait_for_end(second, NULL), NIDO_RESET);
+    assert_int_equal(nido_machine_end(first, NULL), NIDO_RUNNING);
+    nido_machine_stop(first);
+    assert_int_equal(wait_for_end(first, NULL), NIDO_STOPPED);
+    nido_machine_destroy(second);
+    nido_machine_destroy(first);
+}
+
+static void a_machine_that_never_started_is_destroyed_cleanly(void **state)
+{
+    nido_machine_destroy(create("hello"));
+    nido_machine_destroy(NULL);
+}
+
+static void a_crash_leaves_a_report(void **state)
+{
+    const char *report;
+    struct nido_machine *machine = create("crash");
+    assert_int_equal(nido_machine_start(machine, NULL), 0);
+    assert_int_equal(wait_for_end(machine, &report), NIDO_CRASHED);
+    assert_non_null(report);
+    nido_machine_destroy(machine);
+}
+
+static void the_status_counts(void **state)
+{
+    struct nido_status status;
+    struct nido_machine *machine = create("hello");
+    assert_int_equal(nido_machine_start(machine, NULL), 0);
+    wait_for_end(machine, NULL);
+    nido_machine_status(machine, &status);
+    assert_int_equal(status.cpus, 1);
+    assert_int_equal(status.mem_bytes, 32u << 20);
+    assert_true(status.exits >= 7); /* six bytes and the reset */
+    assert_true(status.uptime_ns > 0);
+    nido_machine_destroy(machine);
+}
+
+int main(void)
+{
+    if (access("/dev/kvm", R_OK | W_OK) < 0) {
+        printf("/dev/kvm cannot be opened here\n");
+        return 77; /* meson: skipped */
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_machine_can_be_made_again_and_again),
+        cmocka_unit_test(two_machines_live_in_one_process),
+        cmocka_unit_test(a_machine_that_never_started_is_destroyed_cleanly),
+        cmocka_unit_test(a_crash_leaves_a_report),
+        cmocka_unit_test(the_status_counts),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
