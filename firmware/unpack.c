@@ -12,7 +12,6 @@
 
 #include "base/bytes.h"
 #include "base/checked.h"
-#include "base/own.h"
 
 #include <errno.h>
 #include <lz4.h>
@@ -25,6 +24,7 @@
 #define LZ4_BLOCK_BYTES     (8u << 20)
 /* Linux 6.12 packs with a dictionary of 128 MiB; a header that asks for more is not a kernel's. */
 #define LZMA_MEMORY_BYTES (160u << 20)
+#define LZMA_HEADER_BYTES 64u /* keeps the library's alignment */
 
 /* What is still to be read of the packed data. */
 struct source {
@@ -88,15 +88,31 @@ static int no_memory(struct nido_error *err)
     return error_set(err, ENOMEM, "the host has no memory left to unpack it; free some");
 }
 
-/* Memory for once: mapped by itself, so that unmapping gives it back to the host at once. */
-static void *scratch_map(size_t length)
+/*
+ * Memory for once, mapped by itself: unmapping gives it back to the host at once. free() would not
+ * do: glibc takes the size of a large block that is freed as a hint to keep more of the heap.
+ */
+struct scratch {
+    void *at; /* NULL: there was no memory */
+    size_t length;
+};
+
+static struct scratch scratch_map(size_t length)
 {
     void *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED)
-        return NULL;
+        return (struct scratch){0};
     madvise(at, length, MADV_HUGEPAGE); /* fewer page faults where the host has it */
-    return at;
+    return (struct scratch){at, length};
 }
+
+static void scratch_unmap(struct scratch *scratch)
+{
+    if (scratch->at)
+        munmap(scratch->at, scratch->length);
+}
+
+#define own_scratch __attribute__((cleanup(scratch_unmap)))
 
 static int source_read(struct source *source, void *to, size_t length, struct nido_error *err)
 {
@@ -144,12 +160,30 @@ static int gzip_run(z_stream *z, struct source *source, uint8_t *buffer, struct 
 static int gzip_unpack(struct source *source, struct target *target, struct nido_error *err)
 {
     z_stream z = {.next_out = target->at, .avail_out = (uInt)target->left};
-    own_mem uint8_t *buffer = malloc(STREAM_BUFFER_BYTES);
-    if (!buffer || inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
+    own_scratch struct scratch buffer = scratch_map(STREAM_BUFFER_BYTES);
+    if (!buffer.at || inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
         return no_memory(err);
-    int r = gzip_run(&z, source, buffer, err);
+    int r = gzip_run(&z, source, buffer.at, err);
     inflateEnd(&z);
     return r;
+}
+
+/* The dictionary comes through here, up to 128 MiB of it. What is in front remembers the length. */
+static void *lzma_map(void *opaque, size_t count, size_t size)
+{
+    struct scratch scratch = scratch_map(LZMA_HEADER_BYTES + count * size);
+    if (!scratch.at)
+        return NULL;
+    *(size_t *)scratch.at = scratch.length;
+    return (uint8_t *)scratch.at + LZMA_HEADER_BYTES;
+}
+
+static void lzma_unmap(void *opaque, void *pointer)
+{
+    if (!pointer)
+        return;
+    uint8_t *at = (uint8_t *)pointer - LZMA_HEADER_BYTES;
+    munmap(at, *(size_t *)(void *)at);
 }
 
 static int lzma_failed(lzma_ret status, struct nido_error *err)
@@ -188,17 +222,16 @@ static int lzma_run(lzma_stream *z, struct source *source, uint8_t *buffer, stru
 static int lzma_unpack(enum unpack_format format, struct source *source, struct target *target,
                        struct nido_error *err)
 {
+    const lzma_allocator allocator = {.alloc = lzma_map, .free = lzma_unmap};
     lzma_stream z = LZMA_STREAM_INIT;
-    own_mem uint8_t *buffer = malloc(STREAM_BUFFER_BYTES);
-    lzma_ret status = format == UNPACK_XZ ? lzma_stream_decoder(&z, LZMA_MEMORY_BYTES, 0)
-                                          : lzma_alone_decoder(&z, LZMA_MEMORY_BYTES);
-    if (!buffer || status != LZMA_OK) {
-        lzma_end(&z);
-        return no_memory(err);
-    }
+    own_scratch struct scratch buffer = scratch_map(STREAM_BUFFER_BYTES);
+
+    z.allocator = &allocator;
     z.next_out = target->at;
     z.avail_out = target->left;
-    int r = lzma_run(&z, source, buffer, err);
+    lzma_ret status = format == UNPACK_XZ ? lzma_stream_decoder(&z, LZMA_MEMORY_BYTES, 0)
+                                          : lzma_alone_decoder(&z, LZMA_MEMORY_BYTES);
+    int r = buffer.at && status == LZMA_OK ? lzma_run(&z, source, buffer.at, err) : no_memory(err);
     lzma_end(&z);
     return r;
 }
@@ -229,17 +262,16 @@ static int lz4_block(struct source *source, uint8_t *buffer, struct target *targ
 /* lz4_Frame_format.md, "Legacy frame": a magic number, then blocks to the end of the input. */
 static int lz4_unpack(struct source *source, struct target *target, struct nido_error *err)
 {
+    own_scratch struct scratch buffer = scratch_map(LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES));
     uint8_t magic[4];
-    int r = source_read(source, magic, sizeof(magic), err);
-    uint8_t *buffer = scratch_map(LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES));
-    if (!buffer)
+    if (!buffer.at)
         return no_memory(err);
+    int r = source_read(source, magic, sizeof(magic), err);
     while (r == 0 && source->left)
-        r = lz4_block(source, buffer, target, err);
-    munmap(buffer, LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES));
-    if (r < 0)
-        return r;
-    return target->left ? too_short(err) : 0;
+        r = lz4_block(source, buffer.at, target, err);
+    if (r == 0 && target->left)
+        r = too_short(err);
+    return r;
 }
 
 static int zstd_run(const void *packed, size_t length, struct target *target,
@@ -257,15 +289,11 @@ static int zstd_run(const void *packed, size_t length, struct target *target,
 
 static int zstd_unpack(struct source *source, struct target *target, struct nido_error *err)
 {
-    size_t length = source->left;
-    void *packed = scratch_map(length);
-    if (!packed)
+    own_scratch struct scratch packed = scratch_map(source->left);
+    if (!packed.at)
         return no_memory(err);
-    int r = source_read(source, packed, length, err);
-    if (r == 0)
-        r = zstd_run(packed, length, target, err);
-    munmap(packed, length);
-    return r;
+    int r = source_read(source, packed.at, packed.length, err);
+    return r < 0 ? r : zstd_run(packed.at, packed.length, target, err);
 }
 
 int unpack(enum unpack_format format, const struct bootfile *file, uint64_t offset, uint64_t length,
