@@ -340,11 +340,15 @@ uint32_t guest_wait_interrupt(struct guest *guest, int timeout_ms)
 {
     struct pollfd poll_fd = {.fd = guest->irq.fd, .events = POLLIN};
     uint64_t count;
-    if (poll(&poll_fd, 1, timeout_ms) != 1 || read(guest->irq.fd, &count, sizeof(count)) < 0)
-        return 0;
-    uint32_t bits = guest_read32(guest, VIRTIO_MMIO_INTERRUPT_STATUS);
-    guest_write32(guest, VIRTIO_MMIO_INTERRUPT_ACK, bits);
-    return bits;
+    while (poll(&poll_fd, 1, timeout_ms) == 1 &&
+           read(guest->irq.fd, &count, sizeof(count)) == sizeof(count)) {
+        uint32_t bits = guest_read32(guest, VIRTIO_MMIO_INTERRUPT_STATUS);
+        guest_write32(guest, VIRTIO_MMIO_INTERRUPT_ACK, bits);
+        if (bits)
+            return bits;
+        /* The bit was set, and seen by the wait before this, ahead of its pulse. */
+    }
+    return 0;
 }
 
 struct guest_used guest_wait_used(struct guest *guest, unsigned queue)
@@ -365,6 +369,8 @@ static void do_nothing(struct loop_task *task)
 
 void guest_sync(struct guest *guest)
 {
+    /* Twice: the turn that runs the first may have looked at its descriptors before the kick. */
     struct loop_task task = {.run = do_nothing};
+    loop_call(guest->loop, &task);
     loop_call(guest->loop, &task);
 }
