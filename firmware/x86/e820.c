@@ -15,7 +15,7 @@ void e820_make(struct e820_map *map, const struct mem *mem)
 
     map->count = 0;
     add(map, low.gpa, LOW_RAM_END_GPA, E820_TYPE_RAM);
-    add(map, ACPI_TABLES_GPA, ACPI_TABLES_GPA + ACPI_TABLES_BYTES, E820_TYPE_RESERVED);
+    add(map, ACPI_TABLES_GPA, HIGH_RAM_GPA, E820_TYPE_RESERVED);
     add(map, HIGH_RAM_GPA, low.gpa + low.length_bytes, E820_TYPE_RAM);
     for (unsigned i = 1; i < mem_region_count(mem); i++) {
         struct mem_range range = mem_region(mem, i);

@@ -18,7 +18,8 @@
 
 /* RSDP first: where a kernel that is told nothing looks for it. */
 #define ACPI_TABLES_GPA   0xe0000u
-#define ACPI_TABLES_BYTES 0x20000u
+#define ACPI_TABLES_BYTES 0x1fff0u
+#define RESET_VECTOR_GPA  0xffff0u /* real mode ffff:0 */
 
 #define HIGH_RAM_GPA 0x100000u
 

@@ -15,6 +15,7 @@
 #include "devices/serial_8250.h"
 #include "devices/virtio/mmio.h"
 #include "firmware/x86/acpi.h"
+#include "firmware/x86/reset_vector.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -233,6 +234,8 @@ int board_finish(struct board *board, const char *dump_directory, uint64_t *tabl
         .reset_value = ACPI_PM_RESET_VALUE,
         .s5_sleep_type = ACPI_PM_S5_SLEEP_TYPE,
     };
+    if (reset_vector_write(board->machine->mem) < 0)
+        return error_set(err, EFAULT, "RAM has no room for the reset vector");
     int ret = dump_directory ? acpi_dump_tables(&acpi, dump_directory, err) : 0;
     return ret < 0 ? ret : acpi_write_tables(&acpi, board->machine->mem, tables_gpa, err);
 }
