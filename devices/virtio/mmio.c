@@ -51,17 +51,17 @@ static struct virtio_mmio *from_device(struct device *device)
 
 static uint32_t get_selector(struct virtio_mmio *self, const uint32_t *selector)
 {
-    pthread_mutex_lock(&self->virtio->lock);
+    lock_take(&self->virtio->lock);
     uint32_t value = *selector;
-    pthread_mutex_unlock(&self->virtio->lock);
+    lock_release(&self->virtio->lock);
     return value;
 }
 
 static void set_selector(struct virtio_mmio *self, uint32_t *selector, uint32_t value)
 {
-    pthread_mutex_lock(&self->virtio->lock);
+    lock_take(&self->virtio->lock);
     *selector = value;
-    pthread_mutex_unlock(&self->virtio->lock);
+    lock_release(&self->virtio->lock);
 }
 
 /* ---- the selected queue ---- */
@@ -75,9 +75,9 @@ static uint32_t queue_size_max(struct virtio_mmio *self)
 static uint32_t queue_ready(struct virtio_mmio *self)
 {
     struct virtio_device *virtio = self->virtio;
-    pthread_mutex_lock(&virtio->lock);
+    lock_take(&virtio->lock);
     bool ready = self->queue_sel < virtio->queue_count && virtio->queues[self->queue_sel].ready;
-    pthread_mutex_unlock(&virtio->lock);
+    lock_release(&virtio->lock);
     return ready;
 }
 
@@ -113,11 +113,11 @@ static void write_setup(const struct virtio_device *virtio, struct virtq_setup *
 /* Writes for no queue, or after DRIVER_OK, are dropped. */
 static void write_queue_register(struct virtio_mmio *self, uint64_t offset, uint32_t value)
 {
-    pthread_mutex_lock(&self->virtio->lock);
+    lock_take(&self->virtio->lock);
     struct virtio_queue *queue = virtio_queue_for_setup(self->virtio, self->queue_sel);
     if (queue)
         write_setup(self->virtio, &queue->setup, offset, value);
-    pthread_mutex_unlock(&self->virtio->lock);
+    lock_release(&self->virtio->lock);
 }
 
 /* ---- registers ---- */
@@ -173,9 +173,9 @@ static enum verdict write_status(struct virtio_mmio *self, uint32_t value)
 {
     enum verdict verdict = virtio_set_status(self->virtio, (uint8_t)value);
     if ((uint8_t)value == 0 && verdict == DEVICE_HANDLED) {
-        pthread_mutex_lock(&self->virtio->lock);
+        lock_take(&self->virtio->lock);
         self->device_features_sel = self->driver_features_sel = self->queue_sel = 0;
-        pthread_mutex_unlock(&self->virtio->lock);
+        lock_release(&self->virtio->lock);
     }
     return verdict;
 }
@@ -243,10 +243,10 @@ static void read_config(struct virtio_device *virtio, uint64_t offset, unsigned 
 {
     uint8_t bytes[sizeof(*value)] = {0};
     if (virtio->ops->read_config) {
-        pthread_mutex_lock(&virtio->lock);
+        lock_take(&virtio->lock);
         virtio->ops->read_config(virtio, (unsigned)(offset - VIRTIO_MMIO_CONFIG), bytes,
                                  size_bytes);
-        pthread_mutex_unlock(&virtio->lock);
+        lock_release(&virtio->lock);
     }
     *value = get_le64(bytes);
 }
@@ -258,9 +258,9 @@ static void write_config(struct virtio_device *virtio, uint64_t offset, unsigned
     put_le64(bytes, value);
     if (!virtio->ops->write_config)
         return;
-    pthread_mutex_lock(&virtio->lock);
+    lock_take(&virtio->lock);
     virtio->ops->write_config(virtio, (unsigned)(offset - VIRTIO_MMIO_CONFIG), bytes, size_bytes);
-    pthread_mutex_unlock(&virtio->lock);
+    lock_release(&virtio->lock);
 }
 
 /* ---- the device on the bus ---- */

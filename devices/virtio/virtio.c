@@ -103,11 +103,11 @@ static void need_reset(struct virtio_device *device, const char *why)
     device->broken = true;
     for (unsigned i = 0; i < device->queue_count; i++)
         virtq_disable(&device->queues[i].ring);
-    pthread_mutex_lock(&device->lock);
+    lock_take(&device->lock);
     bool tell = device->started && !device->resetting;
     if (tell)
         atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET);
-    pthread_mutex_unlock(&device->lock);
+    lock_release(&device->lock);
     if (tell)
         interrupt(device, VIRTIO_INTERRUPT_CONFIG);
 }
@@ -121,10 +121,10 @@ void virtio_broken(struct virtio_device *device, const char *why)
 static void activate(struct loop_task *task)
 {
     struct virtio_device *device = container_of(task, struct virtio_device, activate_task);
-    pthread_mutex_lock(&device->lock);
+    lock_take(&device->lock);
     bool wanted = device->started && !device->resetting && !device->active;
     device->features = wanted ? device->driver_features : device->features;
-    pthread_mutex_unlock(&device->lock);
+    lock_release(&device->lock);
     if (!wanted)
         return;
     const char *wrong = start_queues(device);
@@ -169,14 +169,14 @@ static void forget_driver(struct virtio_device *device)
 void virtio_idle(struct virtio_device *device)
 {
     assert(!device->active);
-    pthread_mutex_lock(&device->lock);
+    lock_take(&device->lock);
     if (device->resetting) {
         device->features = 0;
         device->broken = false;
         forget_driver(device);
         device->resetting = false;
     }
-    pthread_mutex_unlock(&device->lock);
+    lock_release(&device->lock);
 }
 
 /* ---- vCPU threads: the transport's side ---- */
@@ -196,12 +196,12 @@ void virtio_set_driver_features(struct virtio_device *device, unsigned word, uin
 {
     if (word >= 2)
         return;
-    pthread_mutex_lock(&device->lock);
+    lock_take(&device->lock);
     if (!(virtio_status(device) & VIRTIO_CONFIG_S_FEATURES_OK)) {
         device->driver_features &= ~((uint64_t)UINT32_MAX << (32 * word));
         device->driver_features |= (uint64_t)value << (32 * word);
     }
-    pthread_mutex_unlock(&device->lock);
+    lock_release(&device->lock);
 }
 
 /* 2.2.2, and 6.1: a driver that leaves out VERSION_1 is one of before 1.0, which we do not speak.
@@ -255,14 +255,14 @@ enum verdict virtio_set_status(struct virtio_device *device, uint8_t status)
     enum verdict verdict = DEVICE_HANDLED;
     const char *complaint = NULL;
 
-    pthread_mutex_lock(&device->lock);
+    lock_take(&device->lock);
     if (device->resetting)
         verdict = DEVICE_STALL;
     else if (status == 0)
         verdict = reset(device);
     else
         complaint = add_status(device, status);
-    pthread_mutex_unlock(&device->lock);
+    lock_release(&device->lock);
     if (complaint)
         log_warn_limited(&device->complaints, "%s: %s; it needs a reset by its driver now",
                          device->name, complaint);
@@ -276,11 +276,11 @@ struct virtio_queue *virtio_queue_for_setup(struct virtio_device *device, uint32
 
 void virtio_set_queue_ready(struct virtio_device *device, uint32_t index, bool ready)
 {
-    pthread_mutex_lock(&device->lock);
+    lock_take(&device->lock);
     struct virtio_queue *queue = virtio_queue_for_setup(device, index);
     if (queue)
         queue->ready = ready;
-    pthread_mutex_unlock(&device->lock);
+    lock_release(&device->lock);
 }
 
 void virtio_notify(struct virtio_device *device, uint32_t queue)
@@ -336,7 +336,7 @@ int virtio_init(struct virtio_device *device, const struct mem *mem, struct loop
                                i);
         }
     }
-    pthread_mutex_init(&device->lock, NULL);
+    lock_init(&device->lock);
     return 0;
 }
 
@@ -344,5 +344,5 @@ void virtio_finish(struct virtio_device *device)
 {
     stop_queues(device);
     close_kick_fds(device, device->queue_count);
-    pthread_mutex_destroy(&device->lock);
+    lock_finish(&device->lock);
 }

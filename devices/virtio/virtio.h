@@ -20,8 +20,8 @@
  */
 
 #include "base/error.h"
+#include "base/lock.h"
 #include "base/log.h"
-#include "base/thread.h"
 #include "devices/virtio/virtq.h"
 #include "host/loop.h"
 #include "vm/device.h"
@@ -30,7 +30,6 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
-#include <pthread.h>
 #include <stdatomic.h>
 
 #define VIRTIO_QUEUES_MAX 16u
@@ -96,7 +95,7 @@ struct virtio_device {
     _Atomic uint8_t status;
 
     /* vCPU threads, under lock. */
-    pthread_mutex_t lock;
+    struct lock lock;
     uint64_t driver_features;
     bool started;   /* DRIVER_OK was seen: the queue setups are frozen until reset */
     bool resetting; /* deactivate was posted; cleared by virtio_idle() */

@@ -17,16 +17,6 @@
 
 #define THREAD_KICK_SIGNAL SIGRTMIN
 
-#if defined(__clang__)
-#define THREAD_CAPABILITY(name) __attribute__((capability(name)))
-#define GUARDED_BY(lock)        __attribute__((guarded_by(lock)))
-#define REQUIRES(lock)          __attribute__((requires_capability(lock)))
-#else
-#define THREAD_CAPABILITY(name)
-#define GUARDED_BY(lock)
-#define REQUIRES(lock)
-#endif
-
 /* Starts `run(self)` in a thread named `name` (15 characters at most count). */
 int thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *self,
                  struct nido_error *err);

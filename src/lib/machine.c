@@ -100,8 +100,8 @@ static int add_disk(struct nido_machine *machine, unsigned index, const struct n
     const struct disk_config disk_config = {
         .path = wanted->path, .read_only = wanted->read_only, .direct = wanted->direct};
     const struct irq *irq;
-    struct disk *disk;
-    struct virtio_device *device;
+    struct disk *disk = NULL;
+    struct virtio_device *device = NULL;
     int ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
         ret = disk_open_raw(&disk, &disk_config, machine->device_loop, err);
@@ -140,8 +140,8 @@ static int add_net(struct nido_machine *machine, unsigned index, const struct ni
                    struct nido_error *err)
 {
     const struct irq *irq;
-    struct net *net;
-    struct virtio_device *device;
+    struct net *net = NULL;
+    struct virtio_device *device = NULL;
     int ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
         ret = wanted->kind == NIDO_NET_FD ? net_open_tap_fd(&net, wanted->fd, err)
@@ -163,7 +163,7 @@ static int add_net(struct nido_machine *machine, unsigned index, const struct ni
 static int add_rng(struct nido_machine *machine, struct nido_error *err)
 {
     const struct irq *irq;
-    struct virtio_device *device;
+    struct virtio_device *device = NULL;
     int ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
         ret = virtio_rng_create(&device, machine->vm->mem, machine->device_loop, irq, err);

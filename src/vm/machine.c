@@ -91,7 +91,7 @@ int machine_create(struct machine **out, const struct machine_config *config,
     if (!machine)
         return error_set(err, ENOMEM, "out of memory");
     machine->kvm_fd = machine->vm_fd = machine->end_fd = -1;
-    pthread_mutex_init(&machine->end_lock, NULL);
+    lock_init(&machine->end_lock);
     bus_init(&machine->pio, "pio");
     bus_init(&machine->mmio, "mmio");
     int ret = build(machine, config, err);
@@ -125,7 +125,7 @@ void machine_destroy(struct machine *machine)
     close_if_open(machine->kvm_fd);
     close_if_open(machine->end_fd);
     mem_destroy(machine->mem);
-    pthread_mutex_destroy(&machine->end_lock);
+    lock_finish(&machine->end_lock);
     free(machine->end_report);
     free(machine);
 }
@@ -179,12 +179,12 @@ int machine_start(struct machine *machine, struct nido_error *err)
 
 void machine_end(struct machine *machine, enum nido_end end, const char *report)
 {
-    pthread_mutex_lock(&machine->end_lock);
+    lock_take(&machine->end_lock);
     if (machine->end == NIDO_RUNNING) {
         machine->end = end;
         machine->end_report = report ? strdup(report) : NULL;
     }
-    pthread_mutex_unlock(&machine->end_lock);
+    lock_release(&machine->end_lock);
     const uint64_t one = 1;
     ssize_t ignored = write(machine->end_fd, &one, sizeof(one));
     (void)ignored;
@@ -192,11 +192,11 @@ void machine_end(struct machine *machine, enum nido_end end, const char *report)
 
 enum nido_end machine_how_it_ended(struct machine *machine, const char **report)
 {
-    pthread_mutex_lock(&machine->end_lock);
+    lock_take(&machine->end_lock);
     enum nido_end end = machine->end;
     if (report)
         *report = machine->end_report;
-    pthread_mutex_unlock(&machine->end_lock);
+    lock_release(&machine->end_lock);
     return end;
 }
 

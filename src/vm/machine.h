@@ -12,14 +12,13 @@
  */
 
 #include "base/error.h"
-#include "base/thread.h"
+#include "base/lock.h"
 #include "vm/bus.h"
 #include "vm/irq.h"
 #include "vm/mem.h"
 #include "vm/vcpu.h"
 
 #include <nido/machine.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -42,10 +41,10 @@ struct machine {
     unsigned device_count;
     struct device *devices[MACHINE_DEVICES_MAX]; /* owned; destroyed last first */
 
-    pthread_mutex_t end_lock;
-    enum nido_end end GUARDED_BY(end_lock);
-    char *end_report GUARDED_BY(end_lock); /* lines for a person, or NULL; owned */
-    int end_fd;                            /* an eventfd, readable once the machine has ended */
+    struct lock end_lock;
+    enum nido_end end; /* under end_lock, as the next */
+    char *end_report;  /* lines for a person, or NULL; owned */
+    int end_fd;        /* an eventfd, readable once the machine has ended */
 };
 
 /* Opens KVM, maps RAM, creates interrupt controllers and vCPUs. */
