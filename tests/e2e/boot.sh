@@ -92,13 +92,26 @@ test_guest_clock_is_the_hosts() {
     [[ $NIDO_ARCH != x86_64 ]] || same "$(value_of source)" kvm-clock 'clock source'
 }
 
+# The bed's emulated CPU runs the guest's XSETBV without telling KVM, which would bring CPUID leaf 0xd up to date by it.
+# The guest finds the old size there, and says so with a trace and a dump of the leaf. No real CPU does that.
+without_the_beds_own_warning() {
+    awk '/\[ cut here \]/ { held = ""; holding = 1 }
+        holding { held = held $0 "\n"; if (/end trace/) { holding = 0; if (held !~ /XSAVE consistency problem/) printf "%s", held }; next }
+        /CPUID\[0d, [0-9a-f]+\]:/ { next }
+        { print }
+        END { if (holding) printf "%s", held }'
+}
+
 test_guest_kernel_has_nothing_to_warn_of() {
     truncate -s 16M disk.img
     tap tap0
-    guest --cpus 2 --disk disk.img --net tap=tap0 -- 'dmesg -r | grep "^<[0-4]>"'
+    guest --cpus 2 --disk disk.img --net tap=tap0 -- 'dmesg -r | grep "^<[0-4]>"; echo searched'
     expect_status 0
-    # What Debian's kernel says on every machine, whatever it runs on.
-    grep -Ev 'Spectre|Retbleed|RETBleed|mitigation|MDS|MMIO Stale Data|TAA|SRSO|Speculative|microcode|unknown parameters|random: crng' out |
+    expect_out searched
+    # What Debian's kernel says on every machine, whatever it runs on, and that there is no PCI bus, which is so.
+    without_the_beds_own_warning <out |
+        grep -Ev 'Spectre|Retbleed|RETBleed|mitigation|MDS|MMIO Stale Data|TAA|SRSO|Speculative|microcode|unknown parameters|random: crng' |
+        grep -Ev '\] PCI: (Fatal: No config space access function found|System does not support PCI)$' |
         grep '^<' >warnings || true
     [[ ! -s warnings ]] || fail "the guest's kernel warns: $(cat warnings)"
 }
@@ -119,6 +132,8 @@ test_acpi_tables_are_well_formed() {
     expect_status 0
     local table count=0
     for table in tables/*; do
+        # The RSDP is a pointer and no table; iasl does not read it alone.
+        [[ $table != */rsdp.dat ]] || continue
         iasl -d "$table" >iasl.log 2>&1 || fail "$table: $(tail -n 5 iasl.log)"
         ! grep -qiE 'error|invalid|checksum.*should' iasl.log || fail "$table: $(grep -iE 'error|invalid|checksum' iasl.log)"
         count=$((count + 1))
