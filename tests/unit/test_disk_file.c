@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 struct bench {
@@ -205,6 +206,29 @@ static void disk_is_shared_by_readers(void **state)
     disk_close(open_disk(bench, bench->path, false));
 }
 
+/* As after a kill: the lock is still there, for a moment. */
+static void disk_waits_for_a_lock_that_is_about_to_go(void **state)
+{
+    struct bench *bench = *state;
+    int ready[2];
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        int fd = open(bench->path, O_RDWR | O_CLOEXEC);
+        fcntl(fd, F_OFD_SETLK, &lock);
+        close(ready[1]);
+        usleep(100000);
+        _exit(0);
+    }
+    char byte;
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 0);
+    close(ready[0]);
+    disk_close(open_disk(bench, bench->path, false));
+    waitpid(child, NULL, 0);
+}
+
 static int lock_byte(int fd, int command, short type, off_t at)
 {
     struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
@@ -277,6 +301,7 @@ int main(void)
         TEST(disk_offers_no_discard_when_read_only),
         TEST(disk_is_written_by_one_only),
         TEST(disk_is_shared_by_readers),
+        TEST(disk_waits_for_a_lock_that_is_about_to_go),
         TEST(disk_collides_with_a_writing_qemu),
         TEST(disk_is_shared_with_a_reading_qemu_only_by_readers),
         TEST(disk_opens_a_block_device_unless_somebody_claimed_it),
