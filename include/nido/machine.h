@@ -49,13 +49,14 @@ enum nido_end nido_machine_end(struct nido_machine *machine, const char **report
 /* Any thread. The guest may take its time, or ignore it. */
 void nido_machine_press_power_button(struct nido_machine *machine);
 
-/* Stops the vCPUs where they are, and waits for that. What the guest has written to its console goes
- * out still. The end is NIDO_STOPPED unless it had ended before. */
+/* Stops the vCPUs where they are, and waits for that. What the guest has written to its console
+ * goes out still. The end is NIDO_STOPPED unless it had ended before. */
 void nido_machine_stop(struct nido_machine *machine);
 
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status);
 
-/* Takes NULL. Stops first. Everything acknowledged to the guest as flushed is on the host's disk. */
+/* Takes NULL. Stops first. Everything acknowledged to the guest as flushed is on the host's disk.
+ */
 void nido_machine_destroy(struct nido_machine *machine);
 
 #endif
