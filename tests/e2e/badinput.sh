@@ -71,7 +71,7 @@ test_networks_that_cannot_be_are_refused() {
     with_kernel '--net' --net tap
     with_kernel '--net' --net tap=
     with_kernel '--net' --net carrier-pigeon
-    with_kernel '--net' --net tap=averyveryverylongname
+    with_kernel 'averyveryverylongname' --net tap=averyveryverylongname
     with_kernel 'fd' --net fd=77
     with_kernel 'fd' --net fd=x
     with_kernel '--net' --net none --net tap=tap0
