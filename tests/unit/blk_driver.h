@@ -25,6 +25,16 @@ struct blk_range {
     uint32_t sectors, flags;
 };
 
+/* Resets, and gives back what was allocated since guest->free_gpa was `keep`: zeroed, as fresh RAM
+ * is, or a new ring would begin with an old index. */
+static inline void blk_recycle(struct guest *guest, uint64_t keep)
+{
+    guest_reset(guest);
+    if (guest->free_gpa > keep)
+        memset(guest_at(guest, keep, guest->free_gpa - keep), 0, guest->free_gpa - keep);
+    guest->free_gpa = keep;
+}
+
 static inline bool blk_reads(uint32_t type)
 {
     return type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;

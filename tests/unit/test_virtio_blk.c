@@ -268,6 +268,28 @@ static void blk_serves_all_its_queues(void **state)
     }
 }
 
+/* What is under way on a real engine when the driver resets, and at last when the machine ends. */
+static void blk_resets_and_ends_while_the_host_is_busy(void **state)
+{
+    enum { COUNT = 40, BYTES = 16384 };
+    struct bench *bench = *state;
+    const uint64_t keep = bench->guest.free_gpa;
+    for (unsigned turn = 0; turn < 20; turn++) {
+        blk_recycle(&bench->guest, keep);
+        struct guest *guest = bring_up(bench, ALL_FEATURES);
+        for (unsigned i = 0; i < COUNT; i++) {
+            uint32_t type = i % 8 == 7 ? VIRTIO_BLK_T_FLUSH
+                            : i % 2    ? VIRTIO_BLK_T_OUT
+                                       : VIRTIO_BLK_T_IN;
+            struct blk_request request =
+                blk_prepare(guest, type, i * BYTES / 512, i % 8 == 7 ? 0 : BYTES);
+            blk_add(guest, i % QUEUES, type, &request);
+        }
+        for (unsigned queue = 0; queue < QUEUES; queue++)
+            guest_kick(guest, queue);
+    }
+}
+
 /* ---- durability; meaningful where the thread engine is at work ---- */
 
 static bool counts_calls(void)
@@ -451,6 +473,7 @@ static const struct CMUnitTest tests[] = {
     TEST(blk_takes_requests_cut_anywhere),
     TEST(blk_takes_as_many_segments_as_it_says),
     TEST(blk_serves_all_its_queues),
+    TEST(blk_resets_and_ends_while_the_host_is_busy),
     TEST(blk_makes_every_write_durable_for_a_driver_that_does_not_flush),
     TEST(blk_flushes_when_a_driver_that_can_says_so),
     TEST(blk_discard_gives_storage_back),

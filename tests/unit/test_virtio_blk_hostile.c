@@ -408,8 +408,7 @@ static void blk_survives_anything_that_looks_like_a_request(void **state)
             guest_add_indirect(&guest->rings[0], buffers, count);
         guest_kick(guest, 0);
         if (is_broken(guest)) {
-            guest->free_gpa = keep;
-            guest_reset(guest);
+            blk_recycle(guest, keep);
             guest_bring_up(guest, FEATURES, 2, 16);
             continue;
         }
