@@ -3,11 +3,11 @@
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
 
 test_piped_input_arrives_whole() {
-    head -c 49152 /dev/urandom | base64 -w 0 >typed
-    same "$(stat -c %s typed)" 65536 'size of the input'
+    head -c 12288 /dev/urandom | base64 -w 0 >typed
+    same "$(stat -c %s typed)" 16384 'size of the input'
     mkfifo keyboard
-    start_guest -- 'stty raw -echo; echo ready; head -c 65536 >/tmp/got; stty sane; echo sum=$(sha256sum </tmp/got)' <keyboard
-    exec 7>keyboard
+    exec 7<>keyboard
+    start_guest -- 'stty raw -echo; echo ready; head -c 16384 >/tmp/got; stty sane; echo sum=$(sha256sum </tmp/got)' <keyboard
     wait_for ready
     cat typed >&7
     finish_guest
@@ -22,18 +22,30 @@ test_end_of_input_leaves_the_guest_alone() {
     expect_out 'still here'
 }
 
+# numbers_arrived FILE LAST: all of them, with nothing between and no byte more. The kernel speaks before and after.
+numbers_arrived() { sed '1,/^begin$/d; /^end$/,$d' "$1" | cmp - <(seq 1 "$2") || fail 'bytes are missing or wrong'; }
+
 test_output_arrives_whole() {
-    guest -- 'stty -opost; seq 1 12000'
+    guest -- 'stty -opost; echo begin; seq 1 8000; echo end'
     expect_status 0
-    seq 1 12000 | cmp - out.raw || fail 'bytes are missing or wrong'
+    numbers_arrived out.raw 8000
+}
+
+# A pipe of one page, read in fits and starts: the guest must wait for it again and again.
+slow_reader() {
+    python3 -c 'import fcntl, os, time
+fcntl.fcntl(0, 1031, 4096)  # F_SETPIPE_SZ
+while data := os.read(0, 3000):
+    os.write(1, data)
+    time.sleep(0.2)'
 }
 
 test_output_arrives_whole_at_a_slow_reader() {
     status=0
-    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- stty -opost; seq 1 36000" </dev/null 2>err |
-        { sleep 3; dd bs=4096 count=8 iflag=fullblock status=none; sleep 2; cat; } >out || status=$?
+    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- stty -opost; echo begin; seq 1 8000; echo end" </dev/null 2>err |
+        slow_reader >out || status=$?
     expect_status 0
-    seq 1 36000 | cmp - out || fail 'bytes are missing or wrong'
+    numbers_arrived out 8000
 }
 
 test_guest_waits_for_no_reader_for_ever() {
@@ -42,7 +54,13 @@ test_guest_waits_for_no_reader_for_ever() {
     exec 7<>screen
     nido run --grace 1 --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- seq 1 100000" </dev/null >screen 2>err &
     local nido=$!
-    sleep 8
+    python3 -c 'import array, fcntl, termios, time
+fcntl.fcntl(7, 1031, 4096)  # F_SETPIPE_SZ
+waiting = array.array("i", [0])
+while waiting[0] < 4096:
+    time.sleep(0.2)
+    fcntl.ioctl(7, termios.FIONREAD, waiting)'
+    sleep 2
     kill -TERM $nido
     status=0
     wait $nido || status=$?

@@ -166,8 +166,8 @@ test_full_host_disk_is_an_io_error_in_the_guest() {
 test_image_truncated_underneath_is_an_io_error_in_the_guest() {
     random_file disk.img 32
     mkfifo keyboard
+    exec 7<>keyboard
     start_guest --disk disk.img -- 'echo ready; read x; dd if=/dev/vda of=/dev/null bs=1M skip=16 count=4 2>&1 || echo failed; echo alive' <keyboard
-    exec 7>keyboard
     wait_for ready
     truncate -s 8M disk.img
     echo >&7

@@ -38,8 +38,9 @@ start_guest() {
     done
     shift
     rm -f out out.raw err
+    # <&0, because a shell gives its background commands /dev/null instead.
     nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline${*:+ -- $*}" "${flags[@]}" \
-        >out.raw 2>err &
+        <&0 >out.raw 2>err &
     guest_pid=$!
 }
 
