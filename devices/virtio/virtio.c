@@ -129,8 +129,7 @@ static void activate(struct loop_task *task)
         return;
     const char *wrong = start_queues(device);
     if (wrong) {
-        stop_queues(device);
-        need_reset(device, wrong);
+        need_reset(device, wrong); /* what was started is stopped by the reset */
         return;
     }
     device->active = true;
@@ -154,7 +153,7 @@ static void deactivate(struct loop_task *task)
 }
 
 /* Back to the state after power-on, as far as the driver can see (2.4). */
-static void forget_driver(struct virtio_device *device)
+static void forget_driver(struct virtio_device *device) REQUIRES(device->lock)
 {
     for (unsigned i = 0; i < device->queue_count; i++) {
         device->queues[i].setup = (struct virtq_setup){0};
@@ -206,15 +205,15 @@ void virtio_set_driver_features(struct virtio_device *device, unsigned word, uin
 
 /* 2.2.2, and 6.1: a driver that leaves out VERSION_1 is one of before 1.0, which we do not speak.
  */
-static bool features_are_fine(const struct virtio_device *device)
+static bool features_are_fine(const struct virtio_device *device) REQUIRES(device->lock)
 {
     const uint64_t chosen = device->driver_features;
     return !(chosen & ~device->offered_features) && (chosen >> VIRTIO_F_VERSION_1 & 1);
 }
 
-/* Adds the driver's bits as far as they may be set now. Under the lock. NULL, or a complaint, which
- * is logged without it. */
-static const char *add_status(struct virtio_device *device, uint8_t bits)
+/* Adds the driver's bits as far as they may be set now. NULL, or a complaint, to be logged
+ * without the lock. */
+static const char *add_status(struct virtio_device *device, uint8_t bits) REQUIRES(device->lock)
 {
     const uint8_t old = virtio_status(device);
     uint8_t added = (uint8_t)(bits & ~old & ~VIRTIO_CONFIG_S_NEEDS_RESET);
@@ -238,8 +237,8 @@ static const char *add_status(struct virtio_device *device, uint8_t bits)
     return complaint;
 }
 
-/* Under the lock. The vCPU comes back until virtio_idle() has been called. */
-static enum verdict reset(struct virtio_device *device)
+/* The vCPU comes back until virtio_idle() has been called. */
+static enum verdict reset(struct virtio_device *device) REQUIRES(device->lock)
 {
     if (!device->started) {
         forget_driver(device);

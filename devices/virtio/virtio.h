@@ -132,9 +132,9 @@ uint8_t virtio_status(const struct virtio_device *device);
  * Refuses FEATURES_OK for features that were not offered, or without VERSION_1; DRIVER_OK without
  * FEATURES_OK makes the device need a reset. */
 enum verdict virtio_set_status(struct virtio_device *device, uint8_t status);
-/* The queue whose registers may still be written, or NULL (no such queue, or already started). The
- * only one of these to be called under the lock. */
-struct virtio_queue *virtio_queue_for_setup(struct virtio_device *device, uint32_t index);
+/* The queue whose registers may still be written, or NULL (no such queue, or already started). */
+struct virtio_queue *virtio_queue_for_setup(struct virtio_device *device, uint32_t index)
+    REQUIRES(device->lock);
 void virtio_set_queue_ready(struct virtio_device *device, uint32_t index, bool ready);
 /* A kick that KVM did not catch. A device uses it too, from its loop, to let others have a turn and
  * come back. */

@@ -264,6 +264,17 @@ static void virtio_broken_tells_the_driver_and_stops_looking(void **state)
     assert_int_equal(status(f), RUNNING);
 }
 
+static void virtio_cannot_be_broken_while_it_rests(void **state)
+{
+    struct fixture *f = *state;
+    virtio_probe_call(f->probe, break_it);
+    assert_int_equal(status(f), 0);
+    guest_bring_up(&f->guest, 0, 1, 8);
+    assert_int_equal(status(f), RUNNING);
+    virtio_probe_call(f->probe, break_it);
+    assert_int_equal(status(f), RUNNING | NEEDS_RESET);
+}
+
 /* ---- reset ---- */
 
 static void virtio_reset_forgets_everything(void **state)
@@ -294,7 +305,11 @@ static void complete_late(struct virtio_probe *probe)
     virtq_push(&probe->virtio.queues[0].ring, held_head, 1);
     virtio_flush(&probe->virtio, 0);
     virtio_idle(&probe->virtio);
-    virtio_idle(&probe->virtio); /* once too often does no harm */
+}
+
+static void say_idle(struct virtio_probe *probe)
+{
+    virtio_idle(&probe->virtio);
 }
 
 static void virtio_reset_stalls_until_the_device_is_idle(void **state)
@@ -321,6 +336,9 @@ static void virtio_reset_stalls_until_the_device_is_idle(void **state)
     assert_int_equal(ring.used->idx, 0);
     assert_int_equal(guest_wait_interrupt(&f->guest, 0), 0);
 
+    assert_int_equal(set_status(f, ACKNOWLEDGE), ACKNOWLEDGE);
+    virtio_probe_call(f->probe, say_idle); /* once too often does no harm */
+    assert_int_equal(status(f), ACKNOWLEDGE);
     guest_bring_up(&f->guest, 0, 1, 8);
     assert_int_equal(f->probe->activated, 2);
 }
@@ -396,6 +414,7 @@ int main(void)
         TEST(virtio_passes_kicks_of_kvm_and_of_the_register),
         TEST(virtio_ignores_kicks_before_the_start),
         TEST(virtio_broken_tells_the_driver_and_stops_looking),
+        TEST(virtio_cannot_be_broken_while_it_rests),
         TEST(virtio_reset_forgets_everything),
         TEST(virtio_reset_stalls_until_the_device_is_idle),
         TEST(virtio_reset_overtakes_an_activation),

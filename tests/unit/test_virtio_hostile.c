@@ -163,7 +163,6 @@ static void complete_held(struct virtq *ring, unsigned leave)
         virtq_push(ring, held[--held_count], 16);
 }
 
-/* GUEST_CPU: the chain's bytes belong to the second CPU as well. */
 static bool serve_one(struct virtq *ring, unsigned turn)
 {
     static struct virtq_chain chain;

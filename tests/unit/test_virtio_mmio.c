@@ -119,6 +119,23 @@ static void mmio_has_no_shared_memory(void **state)
     }
 }
 
+static void mmio_forgets_the_selectors_with_a_reset_and_only_then(void **state)
+{
+    static const uint64_t selectors[] = {VIRTIO_MMIO_DEVICE_FEATURES_SEL,
+                                         VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_QUEUE_SEL};
+    struct fixture *f = *state;
+    for (unsigned i = 0; i < ARRAY_SIZE(selectors); i++)
+        guest_write32(&f->guest, selectors[i], 99);
+    guest_write32(&f->guest, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+    assert_int_equal(guest_read32(&f->guest, VIRTIO_MMIO_DEVICE_FEATURES), 0);
+    assert_int_equal(guest_read32(&f->guest, VIRTIO_MMIO_QUEUE_NUM_MAX), 0);
+    guest_write32(&f->guest, VIRTIO_MMIO_STATUS, 0);
+    assert_int_not_equal(guest_read32(&f->guest, VIRTIO_MMIO_DEVICE_FEATURES), 0);
+    assert_int_equal(guest_read32(&f->guest, VIRTIO_MMIO_QUEUE_NUM_MAX), PROBE_SIZE_MAX);
+    guest_write32(&f->guest, VIRTIO_MMIO_DRIVER_FEATURES, 5);
+    assert_int_equal(f->probe->virtio.driver_features, 5);
+}
+
 /* ---- queues ---- */
 
 static void mmio_tells_the_largest_size_of_queues_that_exist(void **state)
@@ -262,6 +279,7 @@ int main(void)
         TEST(mmio_handles_aligned_words_only),
         TEST(mmio_handles_the_registers_of_the_specification_and_no_others),
         TEST(mmio_has_no_shared_memory),
+        TEST(mmio_forgets_the_selectors_with_a_reset_and_only_then),
         TEST(mmio_tells_the_largest_size_of_queues_that_exist),
         TEST(mmio_keeps_each_queue_s_setup),
         TEST(mmio_does_not_cut_a_queue_size_to_16_bits),

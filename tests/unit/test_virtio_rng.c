@@ -116,7 +116,7 @@ static void rng_gives_64_kib_at_a_time(void **state)
 {
     struct fixture *f = *state;
     guest_bring_up(&f->guest, 0, 1, 16);
-    uint64_t gpa = guest_alloc(&f->guest, 1 << 20, 1);
+    uint64_t gpa = guest_alloc(&f->guest, 1 << 20, 8);
     const struct guest_buffer buffers[] = {GUEST_IN(gpa, 40000), GUEST_IN(gpa + 40000, 1 << 19)};
     assert_int_equal(ask(f, buffers, 2).written, 65536);
     assert_true(looks_random(f, gpa + 65536 - 64));

@@ -388,6 +388,9 @@ static void virtq_event_idx_tells_where_kicks_are_wanted(void **state)
     assert_int_equal(*guest_avail_event(&f->ring), 1);
     add_in(f, 1);
     assert_true(virtq_listen(&f->queue));
+    assert_int_equal(virtq_pop(&f->queue, &f->chain), 1);
+    assert_false(virtq_listen(&f->queue)); /* though it is not done yet */
+    assert_int_equal(*guest_avail_event(&f->ring), 2);
 }
 
 #define TEST(name)           cmocka_unit_test_setup_teardown(name, set_up, tear_down)
