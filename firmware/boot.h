@@ -20,6 +20,7 @@ struct boot_request {
     const char *kernel_path;
     const char *initrd_path; /* NULL: none */
     const char *cmdline;     /* never NULL */
+    const char *cache_path;  /* a directory for unpacked kernels; NULL: unpack each time */
     /* What the board wrote for the guest to find: the RSDP, or the FDT's room. */
     uint64_t tables_gpa;
 };

@@ -33,14 +33,14 @@ struct kernel {
     uint32_t cmdline_bytes;
 };
 
-static int load_bzimage(struct kernel *kernel, const struct bootfile *file, struct mem *mem,
-                        struct nido_error *err)
+static int load_bzimage(struct kernel *kernel, const struct bootfile *file, const char *cache_path,
+                        struct mem *mem, struct nido_error *err)
 {
     struct bzimage image;
     struct bzimage_place place;
     int r = bzimage_parse(&image, file, err);
     if (r == 0)
-        r = bzimage_load(&image, file, mem, &place, err);
+        r = bzimage_load(&image, file, cache_path, mem, &place, err);
     if (r < 0)
         return r;
     *kernel = (struct kernel){
@@ -76,12 +76,12 @@ static int load_elf(struct kernel *kernel, const struct bootfile *file, struct m
     return 0;
 }
 
-static int load_kernel(struct kernel *kernel, const char *path, struct mem *mem,
+static int load_kernel(struct kernel *kernel, const struct boot_request *request, struct mem *mem,
                        struct nido_error *err)
 {
     uint8_t head[FOREIGN_HEAD_BYTES];
     own_bootfile struct bootfile file = {.fd = -1};
-    int r = bootfile_open(&file, path, err);
+    int r = bootfile_open(&file, request->kernel_path, err);
     if (r < 0)
         return r;
     size_t length = MIN(file.size_bytes, (uint64_t)sizeof(head));
@@ -89,7 +89,7 @@ static int load_kernel(struct kernel *kernel, const char *path, struct mem *mem,
     if (r < 0)
         return r;
     if (bzimage_recognise(head, length))
-        return load_bzimage(kernel, &file, mem, err);
+        return load_bzimage(kernel, &file, request->cache_path, mem, err);
     if (length >= SELFMAG && memcmp(head, ELFMAG, SELFMAG) == 0)
         return load_elf(kernel, &file, mem, err);
     return foreign_error(head, length, "bzImage or an x86-64 ELF vmlinux", err);
@@ -128,7 +128,7 @@ int boot_load(const struct boot_request *request, struct mem *mem, struct boot_e
                          "guest memory: %llu bytes at 0x%llx hold no kernel; say more "
                          "with --mem",
                          (unsigned long long)low.length_bytes, (unsigned long long)low.gpa);
-    int r = load_kernel(&kernel, request->kernel_path, mem, &why);
+    int r = load_kernel(&kernel, request, mem, &why);
     if (r == 0)
         r = cmdline_place(request->cmdline, mem, LOW_CMDLINE_GPA, kernel.cmdline_bytes, &why);
     if (r < 0)

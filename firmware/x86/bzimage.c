@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "firmware/elf.h"
+#include "firmware/kernel_cache.h"
 #include "firmware/room.h"
 #include "firmware/unpack.h"
 #include "firmware/x86/layout.h"
@@ -138,18 +139,33 @@ static int read_size(const struct bzimage *image, const struct bootfile *file, u
     return 0;
 }
 
+/* Unpacks into RAM; *elf says where. */
+static int unpack_payload(const struct bzimage *image, enum unpack_format format,
+                          const struct bootfile *file, const char *cache_path, struct mem *mem,
+                          struct elf_image *elf, struct nido_error *err)
+{
+    uint64_t packed = image->payload_bytes - (format == UNPACK_GZIP ? 0 : SIZE_BYTES);
+    int r = choose_place(&image->header, elf->size_bytes, mem, &elf->gpa, err);
+    if (r < 0)
+        return r;
+    void *to = mem_for_write(mem, elf->gpa, elf->size_bytes);
+    r = unpack(format, file, image->payload_offset, packed, to, elf->size_bytes, err);
+    if (r == 0)
+        kernel_cache_store(cache_path, file, to, elf->size_bytes);
+    return r;
+}
+
 static int load_unpacked(const struct bzimage *image, enum unpack_format format,
-                         const struct bootfile *file, struct mem *mem, struct bzimage_place *place,
-                         struct nido_error *err)
+                         const struct bootfile *file, const char *cache_path, struct mem *mem,
+                         struct bzimage_place *place, struct nido_error *err)
 {
     struct elf_image elf = {0};
-    uint64_t packed = image->payload_bytes - (format == UNPACK_GZIP ? 0 : SIZE_BYTES);
+    own_bootfile struct bootfile cached = {.fd = -1};
     int r = read_size(image, file, &elf.size_bytes, err);
-    if (r == 0)
-        r = choose_place(&image->header, elf.size_bytes, mem, &elf.gpa, err);
-    if (r == 0)
-        r = unpack(format, file, image->payload_offset, packed,
-                   mem_for_write(mem, elf.gpa, elf.size_bytes), elf.size_bytes, err);
+    if (r == 0 && kernel_cache_open(cache_path, file, elf.size_bytes, &cached))
+        elf.file = &cached;
+    else if (r == 0)
+        r = unpack_payload(image, format, file, cache_path, mem, &elf, err);
 
     struct elf_plan plan;
     if (r == 0)
@@ -185,8 +201,8 @@ static int load_packed(const struct bzimage *image, const struct bootfile *file,
                          image->code_bytes, err);
 }
 
-int bzimage_load(const struct bzimage *image, const struct bootfile *file, struct mem *mem,
-                 struct bzimage_place *place, struct nido_error *err)
+int bzimage_load(const struct bzimage *image, const struct bootfile *file, const char *cache_path,
+                 struct mem *mem, struct bzimage_place *place, struct nido_error *err)
 {
     uint8_t magic[UNPACK_MAGIC_BYTES];
     enum unpack_format format = UNPACK_UNKNOWN;
@@ -199,5 +215,5 @@ int bzimage_load(const struct bzimage *image, const struct bootfile *file, struc
     }
     if (format == UNPACK_UNKNOWN)
         return load_packed(image, file, mem, place, err);
-    return load_unpacked(image, format, file, mem, place, err);
+    return load_unpacked(image, format, file, cache_path, mem, place, err);
 }

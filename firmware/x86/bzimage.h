@@ -41,7 +41,8 @@ bool bzimage_recognise(const uint8_t *head, size_t length);
 /* Reads the header and checks everything in it against the file. */
 int bzimage_parse(struct bzimage *image, const struct bootfile *file, struct nido_error *err);
 
-int bzimage_load(const struct bzimage *image, const struct bootfile *file, struct mem *mem,
-                 struct bzimage_place *place, struct nido_error *err);
+/* `cache_path`: where unpacked kernels are kept (kernel_cache.h), or NULL. */
+int bzimage_load(const struct bzimage *image, const struct bootfile *file, const char *cache_path,
+                 struct mem *mem, struct bzimage_place *place, struct nido_error *err);
 
 #endif

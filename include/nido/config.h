@@ -14,6 +14,7 @@
 
 #define NIDO_DISK_ID_BYTES   20u
 #define NIDO_DISK_QUEUES_MAX 16u
+#define NIDO_PUBLISH_MAX     32u
 
 struct nido_disk {
     const char *path;
@@ -23,24 +24,34 @@ struct nido_disk {
     unsigned queues; /* 1 to 16; 0: one for each vCPU, at most 4 */
 };
 
-enum nido_net_kind { NIDO_NET_TAP, NIDO_NET_FD };
+enum nido_net_kind { NIDO_NET_TAP, NIDO_NET_FD, NIDO_NET_USER };
+
+/* A port of the host that leads into the guest. */
+struct nido_publish {
+    char address[46]; /* of the host, IPv4 or IPv6; "": all it has */
+    uint16_t host_port, guest_port;
+    bool udp;
+};
 
 struct nido_net {
     enum nido_net_kind kind;
     const char *tap; /* NIDO_NET_TAP: interface name */
     int fd;          /* NIDO_NET_FD: an open TAP; owned by the machine after a successful create */
     uint8_t mac[6];  /* all zero: made from the process id and index, locally administered */
+    struct nido_publish publish[NIDO_PUBLISH_MAX]; /* NIDO_NET_USER */
+    unsigned publish_count;
 };
 
 enum nido_console { NIDO_CONSOLE_STDIO, NIDO_CONSOLE_FILE, NIDO_CONSOLE_NONE };
 
 struct nido_config {
     const char *kernel;
-    const char *initrd;  /* NULL: none */
-    const char *cmdline; /* NULL: "console=ttyS0" */
-    unsigned cpus;       /* 1 to NIDO_CPUS_MAX; 0: 1 */
-    uint64_t mem_bytes;  /* a multiple of 1 MiB, from 32 MiB; 0: 256 MiB */
-    bool huge_pages;     /* RAM from the host's reserved 2 MiB pages */
+    const char *initrd;       /* NULL: none */
+    const char *cmdline;      /* NULL: "console=ttyS0" */
+    unsigned cpus;            /* 1 to NIDO_CPUS_MAX; 0: 1 */
+    uint64_t mem_bytes;       /* a multiple of 1 MiB, from 32 MiB; 0: 256 MiB */
+    const char *kernel_cache; /* a directory for unpacked kernels; NULL: unpack each time */
+    bool huge_pages;          /* RAM from the host's reserved 2 MiB pages */
     struct nido_disk disks[NIDO_DISKS_MAX];
     unsigned disk_count;
     struct nido_net nets[NIDO_NETS_MAX];

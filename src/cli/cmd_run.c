@@ -110,7 +110,7 @@ static int parse(struct run *run, int argc, char **argv, struct nido_error *err)
         if (ret < 0)
             return ret;
     }
-    return config_check(&run->config, err);
+    return config_finalise(&run->config, err);
 }
 
 /* The first asks the guest, through its power button; a second one, or the grace time, insists. */

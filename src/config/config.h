@@ -19,6 +19,7 @@
 struct config {
     struct nido_config machine;
     bool net_none;           /* "--net none" was given */
+    bool kernel_cache_given;
     unsigned seen_count[32]; /* how often each key of the schema was given */
     unsigned string_count;
     char *strings[CONFIG_STRINGS_MAX];
@@ -45,6 +46,9 @@ int config_set(struct config *config, const struct config_key *key, const char *
 /* What no single key can see: what is missing, or contradicts. */
 int config_check(const struct config *config, struct nido_error *err);
 
+/* Checks, then fills in the defaults that depend on the user's environment. */
+int config_finalise(struct config *config, struct nido_error *err);
+
 void config_finish(struct config *config);
 
 /* "512", "64K", "256M", "4G" (powers of 1024, either case, "MiB" and "MB" too): bytes. */
@@ -52,5 +56,7 @@ int config_parse_size(const char *text, uint64_t *bytes, struct nido_error *err)
 /* A decimal number in [low, high]. */
 int config_parse_number(const char *text, unsigned long low, unsigned long high,
                         unsigned long *number, struct nido_error *err);
+/* "8080:80", "127.0.0.1:8080:80", "[::1]:53:53/udp". */
+int config_parse_publish(const char *text, struct nido_publish *publish, struct nido_error *err);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/checked.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +195,25 @@ static int net_fd(void *target, const char *value, struct nido_error *err)
     return ret;
 }
 
+static int net_user(void *target, const char *value, struct nido_error *err)
+{
+    struct net_target *wanted = target;
+    wanted->net.kind = NIDO_NET_USER;
+    wanted->kinds++;
+    return 0;
+}
+
+static int net_publish(void *target, const char *value, struct nido_error *err)
+{
+    struct nido_net *net = &((struct net_target *)target)->net;
+    if (net->publish_count == NIDO_PUBLISH_MAX)
+        return error_set(err, E2BIG, "a network publishes at most %u ports", NIDO_PUBLISH_MAX);
+    int ret = config_parse_publish(value, &net->publish[net->publish_count], err);
+    if (ret == 0)
+        net->publish_count++;
+    return ret;
+}
+
 static int net_none(void *target, const char *value, struct nido_error *err)
 {
     struct net_target *wanted = target;
@@ -219,10 +239,8 @@ static int net_mac(void *target, const char *value, struct nido_error *err)
 }
 
 static const struct option net_options[] = {
-    {"tap", true, net_tap},
-    {"fd", true, net_fd},
-    {"none", false, net_none},
-    {"mac", true, net_mac},
+    {"user", false, net_user}, {"tap", true, net_tap}, {"fd", true, net_fd},
+    {"none", false, net_none}, {"mac", true, net_mac}, {"publish", true, net_publish},
 };
 
 static int add_net(struct config *config, char *value, struct nido_error *err)
@@ -232,7 +250,9 @@ static int add_net(struct config *config, char *value, struct nido_error *err)
     if (ret < 0)
         return ret;
     if (wanted.kinds != 1)
-        return error_set(err, EINVAL, "say one of tap=NAME, fd=N and none");
+        return error_set(err, EINVAL, "say one of user, tap=NAME, fd=N and none");
+    if (wanted.net.publish_count && wanted.net.kind != NIDO_NET_USER)
+        return error_set(err, EINVAL, "publish= goes with user; a TAP is a network of its own");
     if (wanted.none) {
         config->net_none = true;
         return 0;
@@ -258,6 +278,13 @@ static int set_console(struct config *config, char *value, struct nido_error *er
     return 0;
 }
 
+static int set_kernel_cache(struct config *config, char *value, struct nido_error *err)
+{
+    config->machine.kernel_cache = strcmp(value, "none") == 0 ? NULL : value;
+    config->kernel_cache_given = true;
+    return 0;
+}
+
 static int set_dump_acpi(struct config *config, char *value, struct nido_error *err)
 {
     config->machine.dump_acpi = value;
@@ -273,10 +300,12 @@ const struct config_key config_keys[] = {
     {"hugepages", NULL, "take RAM from the host's reserved 2 MiB pages", false, set_hugepages},
     {"disk", "FILE[,ro][,id=S][,direct][,queues=N]", "raw file or block device; repeat for more",
      true, add_disk},
-    {"net", "tap=NAME|fd=N|none[,mac=ADDR]", "network card on a TAP (default: none)", true,
-     add_net},
+    {"net", "user|tap=NAME|fd=N|none[,mac=ADDR][,publish=[ADDR:]HOST:GUEST[/udp]]...",
+     "network card: without privilege (passt), or on a TAP (default: none)", true, add_net},
     {"console", "stdio|file=PATH|none", "where the serial port goes (default: stdio)", false,
      set_console},
+    {"kernel-cache", "DIR|none", "keeps unpacked kernels (default: ~/.cache/nido/kernels)", false,
+     set_kernel_cache},
     {"dump-acpi", "DIR", "write the ACPI tables to DIR as well", false, set_dump_acpi},
 };
 const unsigned config_key_count = ARRAY_SIZE(config_keys);
@@ -333,6 +362,41 @@ static int check_disks(const struct nido_config *machine, struct nido_error *err
     return 0;
 }
 
+static bool same_port(const struct nido_publish *a, const struct nido_publish *b)
+{
+    return a->host_port == b->host_port && a->udp == b->udp &&
+           (!a->address[0] || !b->address[0] || strcmp(a->address, b->address) == 0);
+}
+
+/* `count` of `all` come before `publish`. */
+static int check_port(const struct nido_publish *const *all, unsigned count,
+                      const struct nido_publish *publish, struct nido_error *err)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (same_port(all[i], publish))
+            return error_set(err, EINVAL,
+                             "--net user: %s port %u of the host is published twice, to ports %u "
+                             "and %u of a guest",
+                             publish->udp ? "UDP" : "TCP", publish->host_port, all[i]->guest_port,
+                             publish->guest_port);
+    return 0;
+}
+
+static int check_ports(const struct nido_config *machine, struct nido_error *err)
+{
+    const struct nido_publish *all[NIDO_NETS_MAX * NIDO_PUBLISH_MAX];
+    unsigned count = 0;
+    int ret = 0;
+    for (unsigned i = 0; i < machine->net_count; i++) {
+        for (unsigned j = 0; ret == 0 && j < machine->nets[i].publish_count; j++) {
+            all[count] = &machine->nets[i].publish[j];
+            ret = check_port(all, count, all[count], err);
+            count++;
+        }
+    }
+    return ret;
+}
+
 int config_check(const struct config *config, struct nido_error *err)
 {
     const struct nido_config *machine = &config->machine;
@@ -341,7 +405,31 @@ int config_check(const struct config *config, struct nido_error *err)
                          "--kernel is needed: a bzImage or vmlinux, such as /boot/vmlinuz-...");
     if (config->net_none && machine->net_count)
         return error_set(err, EINVAL, "--net none contradicts the other --net");
-    return check_disks(machine, err);
+    int ret = check_ports(machine, err);
+    return ret < 0 ? ret : check_disks(machine, err);
+}
+
+/* XDG Base Directory Specification: the user's cache, if there is a user with a home. */
+static int default_kernel_cache(struct config *config, struct nido_error *err)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char path[PATH_MAX];
+    if (cache && cache[0] == '/')
+        snprintf(path, sizeof(path), "%s/nido/kernels", cache);
+    else if (home && home[0] == '/')
+        snprintf(path, sizeof(path), "%s/.cache/nido/kernels", home);
+    else
+        return 0;
+    config->machine.kernel_cache = keep_string(config, path);
+    return config->machine.kernel_cache ? 0 : error_set(err, E2BIG, "too many flags");
+}
+
+int config_finalise(struct config *config, struct nido_error *err)
+{
+    int ret = config_check(config, err);
+    if (ret < 0 || config->kernel_cache_given)
+        return ret;
+    return default_kernel_cache(config, err);
 }
 
 void config_finish(struct config *config)

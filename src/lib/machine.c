@@ -9,6 +9,7 @@
 #include "devices/virtio/rng.h"
 #include "host/disk.h"
 #include "host/net.h"
+#include "host/net_passt.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -136,6 +137,23 @@ static void choose_mac(const struct nido_net *wanted, unsigned index, uint8_t ma
     memcpy(mac, made, sizeof(made));
 }
 
+static int open_net(struct nido_machine *machine, const struct nido_net *wanted, struct net **net,
+                    struct nido_error *err)
+{
+    int ret;
+    switch (wanted->kind) {
+    case NIDO_NET_TAP:
+        return net_open_tap(net, wanted->tap, err);
+    case NIDO_NET_FD:
+        return net_open_tap_fd(net, wanted->fd, err);
+    case NIDO_NET_USER:
+        ret =
+            net_open_passt(net, wanted->publish, wanted->publish_count, machine->device_loop, err);
+        return ret < 0 ? error_prefix(err, "--net user") : 0;
+    }
+    return error_set(err, EINVAL, "net: unknown kind %d", (int)wanted->kind);
+}
+
 static int add_net(struct nido_machine *machine, unsigned index, const struct nido_net *wanted,
                    struct nido_error *err)
 {
@@ -144,8 +162,7 @@ static int add_net(struct nido_machine *machine, unsigned index, const struct ni
     struct virtio_device *device = NULL;
     int ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
-        ret = wanted->kind == NIDO_NET_FD ? net_open_tap_fd(&net, wanted->fd, err)
-                                          : net_open_tap(&net, wanted->tap, err);
+        ret = open_net(machine, wanted, &net, err);
     if (ret < 0)
         return ret;
     struct virtio_net_options config = {.name = machine->names[NIDO_DISKS_MAX + index]};
@@ -188,6 +205,7 @@ static int load_guest(struct nido_machine *machine, const struct nido_config *co
         .kernel_path = config->kernel,
         .initrd_path = config->initrd,
         .cmdline = config->cmdline ? config->cmdline : DEFAULT_CMDLINE,
+        .cache_path = config->kernel_cache,
     };
     struct boot_entry entry;
     int ret = board_finish(machine->board, config->dump_acpi, &request.tables_gpa, err);
