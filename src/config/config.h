@@ -58,5 +58,7 @@ int config_parse_number(const char *text, unsigned long low, unsigned long high,
                         unsigned long *number, struct nido_error *err);
 /* "8080:80", "127.0.0.1:8080:80", "[::1]:53:53/udp". */
 int config_parse_publish(const char *text, struct nido_publish *publish, struct nido_error *err);
+/* No two networks publish the same port, nor does one twice. */
+int config_check_ports(const struct nido_config *machine, struct nido_error *err);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A published port, in docker's words: [ADDRESS:]HOST:GUEST[/tcp|/udp]. */
+/* Published ports, in docker's words: [ADDRESS:]HOST:GUEST[/tcp|/udp]. */
 #include "config/config.h"
 
 #include <arpa/inet.h>
@@ -72,4 +72,39 @@ int config_parse_publish(const char *text, struct nido_publish *publish, struct 
     if (ret == 0)
         ret = parse_port(host ? host : copy, &publish->host_port, err);
     return ret < 0 ? ret : parse_port(guest, &publish->guest_port, err);
+}
+
+static bool same_port(const struct nido_publish *a, const struct nido_publish *b)
+{
+    return a->host_port == b->host_port && a->udp == b->udp &&
+           (!a->address[0] || !b->address[0] || strcmp(a->address, b->address) == 0);
+}
+
+/* `count` of `all` come before `publish`. */
+static int check_port(const struct nido_publish *const *all, unsigned count,
+                      const struct nido_publish *publish, struct nido_error *err)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (same_port(all[i], publish))
+            return error_set(err, EINVAL,
+                             "--net user: %s port %u of the host is published twice, to ports %u "
+                             "and %u of a guest",
+                             publish->udp ? "UDP" : "TCP", publish->host_port, all[i]->guest_port,
+                             publish->guest_port);
+    return 0;
+}
+
+int config_check_ports(const struct nido_config *machine, struct nido_error *err)
+{
+    const struct nido_publish *all[NIDO_NETS_MAX * NIDO_PUBLISH_MAX];
+    unsigned count = 0;
+    int ret = 0;
+    for (unsigned i = 0; i < machine->net_count; i++) {
+        for (unsigned j = 0; ret == 0 && j < machine->nets[i].publish_count; j++) {
+            all[count] = &machine->nets[i].publish[j];
+            ret = check_port(all, count, all[count], err);
+            count++;
+        }
+    }
+    return ret;
 }
