@@ -9,6 +9,7 @@
 #include "base/own.h"
 #include "cli/cli.h"
 #include "host/kvm.h"
+#include "host/net_passt.h"
 #include "vm/arch.h"
 
 #include <errno.h>
@@ -70,6 +71,14 @@ static void check_tun(struct finding *finding)
                          "usual mode (for --net tap=NAME)");
 }
 
+static void check_passt(struct finding *finding)
+{
+    if (net_passt_installed())
+        found(finding, "passt is installed (--net user)");
+    else
+        missing(finding, "passt is not installed; 'sudo apt install passt' (for --net user)");
+}
+
 static void check_io_uring(struct finding *finding)
 {
     struct io_uring ring;
@@ -116,8 +125,8 @@ static const struct {
     const char *name;
     void (*check)(struct finding *finding);
 } checks[] = {
-    {"kvm", check_kvm},           {"linux", check_linux},          {"tun", check_tun},
-    {"io_uring", check_io_uring}, {"hugepages", check_huge_pages},
+    {"kvm", check_kvm},     {"linux", check_linux},       {"tun", check_tun},
+    {"passt", check_passt}, {"io_uring", check_io_uring}, {"hugepages", check_huge_pages},
 };
 
 int cmd_doctor(int argc, char **argv)
