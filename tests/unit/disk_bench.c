@@ -5,11 +5,13 @@
 #include "base/own.h"
 #include "tests/unit/cmocka_nido.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static void make_image(char *path, size_t room, uint64_t bytes)
@@ -94,13 +96,24 @@ void disk_bench_start(struct disk_bench *bench, struct disk_bench_op *ops, unsig
     loop_call(bench->loop, &submission.task);
 }
 
+/* A lost request should fail its test, not hang it. */
+static void wait_for_one(sem_t *done)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    while (sem_timedwait(done, &until) < 0)
+        if (errno != EINTR)
+            fail_msg("a request did not end");
+}
+
 void disk_bench_run(struct disk_bench *bench, struct disk_bench_op *ops, unsigned count)
 {
     sem_t done;
     sem_init(&done, 0, 0);
     disk_bench_start(bench, ops, count, &done);
     for (unsigned i = 0; i < count; i++)
-        sem_wait(&done);
+        wait_for_one(&done);
     sem_destroy(&done);
 }
 
@@ -121,6 +134,35 @@ int disk_bench_one(struct disk_bench *bench, enum disk_op code, uint64_t offset,
     struct disk_bench_op op;
     disk_bench_run(bench, disk_bench_op(&op, code, offset, data, length), 1);
     return op.result;
+}
+
+struct chained {
+    struct disk_bench_op first, second;
+    struct disk *disk;
+};
+
+static void submit_second(struct disk_request *request, int result)
+{
+    struct chained *chained = container_of(request, struct chained, first.request);
+    chained->first.result = result;
+    disk_submit(chained->disk, &chained->second.request);
+}
+
+void disk_bench_chain(struct disk_bench *bench, enum disk_op first, enum disk_op second)
+{
+    struct chained chained = {.disk = bench->disk};
+    uint8_t bytes[512];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    disk_bench_op(&chained.first, first, 0, bytes, sizeof(bytes));
+    disk_bench_op(&chained.second, second, 0, bytes, sizeof(bytes));
+    chained.first.request.done = submit_second;
+    chained.second.request.done = disk_bench_done;
+    chained.second.done = &done;
+    disk_bench_start(bench, &chained.first, 1, NULL);
+    wait_for_one(&done);
+    assert_int_equal(chained.first.result, 0);
+    assert_int_equal(chained.second.result, 0);
 }
 
 void disk_bench_fill(uint8_t *bytes, size_t length, unsigned seed)

@@ -44,6 +44,10 @@ void disk_bench_run(struct disk_bench *bench, struct disk_bench_op *ops, unsigne
 int disk_bench_one(struct disk_bench *bench, enum disk_op code, uint64_t offset, void *data,
                    uint64_t length);
 
+/* Two requests of the first sector, the second submitted from the first one's `done`; both must
+ * succeed. */
+void disk_bench_chain(struct disk_bench *bench, enum disk_op first, enum disk_op second);
+
 void disk_bench_fill(uint8_t *bytes, size_t length, unsigned seed);
 /* Fills the whole image. The caller frees what it now holds. */
 uint8_t *disk_bench_written_image(struct disk_bench *bench);
