@@ -75,7 +75,7 @@ build_nido() {
     (
         flock 9
         [[ -f $dir/build.ninja ]] || meson setup "$dir" "$top" "$@" || exit
-        ninja -C "$dir"
+        ninja -C "$dir" nido
     ) 9>"$dir/.lock" >"$log" 2>&1 || {
         tail -n 40 "$log" >&2
         die "nido does not build in $dir; the compiler's lines are above and in $log" 125
