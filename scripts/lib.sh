@@ -65,17 +65,19 @@ as_root() {
 
 build_dir() { realpath -m "${NIDO_BUILD:-$top/build}"; }
 
-# build_nido DIR [MESON-OPTION...]: configures DIR when it is new and builds what is stale.
+# build_nido DIR [MESON-OPTION...]: configures DIR when it is new and builds what is stale; all of it, or only the
+# programs that $build_targets names.
 build_nido() {
-    local dir=$1 log
+    local dir=$1 log targets
     shift
+    read -ra targets <<<"${build_targets:-}"
     need meson ninja
     mkdir -p "$dir"
     log=$dir/nido-build.log
     (
         flock 9
         [[ -f $dir/build.ninja ]] || meson setup "$dir" "$top" "$@" || exit
-        ninja -C "$dir" nido
+        ninja -C "$dir" "${targets[@]}"
     ) 9>"$dir/.lock" >"$log" 2>&1 || {
         tail -n 40 "$log" >&2
         die "nido does not build in $dir; the compiler's lines are above and in $log" 125
