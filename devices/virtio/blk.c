@@ -135,14 +135,21 @@ static uint32_t written_bytes(const struct request *request, uint8_t status)
     return request->in_bytes == 1 ? 1 : 0;
 }
 
-/* After a reset or a broken ring virtq_push() does nothing, and the guest's byte is left alone. */
+/* After a reset, or when the device is broken, nobody waits for an answer any more, and the memory
+ * behind it may have another use. */
+static bool is_unwanted(const struct request *request)
+{
+    const struct virtio_blk *self = request->blk;
+    return self->dying || !virtq_live(&self->virtio.queues[request->queue].ring);
+}
+
 static void complete(struct request *request, uint8_t status)
 {
     struct virtio_blk *self = request->blk;
-    struct virtq *ring = &self->virtio.queues[request->queue].ring;
-    if (!self->dying && virtq_live(ring)) {
+    if (!is_unwanted(request)) {
         *request->status = status;
-        virtq_push(ring, request->head, written_bytes(request, status));
+        virtq_push(&self->virtio.queues[request->queue].ring, request->head,
+                   written_bytes(request, status));
         self->queues_to_flush |= 1u << request->queue;
     }
     release_request(self, request);
@@ -183,9 +190,10 @@ static bool submit_next_range(struct request *request);
 static void on_done(struct disk_request *disk, int result)
 {
     struct request *request = container_of(disk, struct request, disk);
-    if (result < 0) {
-        if (!request->blk->dying)
-            complain(request->blk, disk, result);
+    if (is_unwanted(request)) {
+        release_request(request->blk, request);
+    } else if (result < 0) {
+        complain(request->blk, disk, result);
         complete(request, VIRTIO_BLK_S_IOERR);
     } else if (!submit_next_range(request)) {
         complete(request, VIRTIO_BLK_S_OK);

@@ -59,7 +59,7 @@ static struct bench *make_bench(bool read_only)
 
     struct nido_error err;
     struct disk *disk;
-    struct virtio_device *device;
+    struct virtio_device *device = NULL;
     struct guest *guest = &bench->guest;
     const struct disk_config config = {.path = bench->path, .read_only = read_only};
     const struct virtio_blk_options options = {.name = "vda", .serial = SERIAL, .queues = QUEUES};
@@ -181,7 +181,6 @@ static void blk_reads_back_what_many_requests_wrote_at_once(void **state)
     assert_int_equal(blk_do(guest, VIRTIO_BLK_T_FLUSH, 0, NULL, 0), VIRTIO_BLK_S_OK);
     expect_in_file(*state, 0, out, COUNT * BYTES);
 
-    own_mem uint8_t *in = malloc(COUNT * BYTES);
     struct blk_request read = blk_prepare(guest, VIRTIO_BLK_T_IN, 0, COUNT * BYTES);
     blk_add(guest, 0, VIRTIO_BLK_T_IN, &read);
     assert_int_equal(blk_finish(guest, 0, &read), VIRTIO_BLK_S_OK);

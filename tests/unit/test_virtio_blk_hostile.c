@@ -24,7 +24,7 @@
 struct fake {
     struct disk disk;
     struct disk_request *first, *last;
-    unsigned held, commits;
+    unsigned held, commits, submits;
     _Atomic bool hold; /* requests wait for release() */
     _Atomic int result;
     _Atomic bool released;
@@ -64,6 +64,7 @@ static void fake_submit(struct disk *disk, struct disk_request *request)
         fake.first = request;
     fake.last = request;
     fake.held++;
+    fake.submits++;
 }
 
 static void finish_all(int result)
@@ -252,6 +253,25 @@ static void blk_reset_waits_for_requests_under_way(void **state)
     expect_recovery(guest);
 }
 
+static void blk_forgets_the_ranges_left_at_a_reset(void **state)
+{
+    struct guest *guest = *state;
+    struct blk_request zeroes = blk_prepare(guest, VIRTIO_BLK_T_WRITE_ZEROES, 0, 32);
+    pthread_t helper;
+    put_le32((uint8_t *)blk_data(guest, &zeroes) + 8, 8);
+    put_le32((uint8_t *)blk_data(guest, &zeroes) + 24, 8);
+    fake.hold = true;
+    blk_add(guest, 0, VIRTIO_BLK_T_WRITE_ZEROES, &zeroes);
+    guest_kick(guest, 0);
+    guest_sync(guest);
+    fake.submits = 0;
+    assert_int_equal(pthread_create(&helper, NULL, release_later, guest), 0);
+    guest_reset(guest);
+    pthread_join(helper, NULL);
+    assert_int_equal(fake.submits, 0);
+    expect_recovery(guest);
+}
+
 /* The rest is tear_down()'s, and the sanitizer's. */
 static void blk_ends_with_requests_under_way(void **state)
 {
@@ -427,6 +447,7 @@ int main(void)
         TEST(blk_keeps_off_the_rings_once_broken),
         TEST(blk_breaks_on_a_head_that_is_offered_twice),
         TEST(blk_reset_waits_for_requests_under_way),
+        TEST(blk_forgets_the_ranges_left_at_a_reset),
         TEST(blk_ends_with_requests_under_way),
         TEST(blk_answers_every_error_of_the_host),
         TEST(blk_stops_at_the_first_range_that_fails),
