@@ -2,10 +2,9 @@
 /*
  * The split virtqueue, device side (virtio 1.2, 2.7).
  *
- *     descriptor table   size x { u64 addr, u32 len, u16 flags, u16 next }      written by the
- * guest available ring     u16 flags, u16 idx, size x u16 head, u16 used_event    written by the
- * guest used ring          u16 flags, u16 idx, size x { u32 id, u32 len }, u16 avail_event     by
- * us
+ *     descriptor table   size x { u64 addr, u32 len, u16 flags, u16 next }       the guest writes
+ *     available ring     u16 flags, u16 idx, size x u16 head, u16 used_event     the guest writes
+ *     used ring          u16 flags, u16 idx, size x { u32 id, u32 len }, u16 avail_event      we do
  *
  * Indices run freely through 16 bits; an entry is index % size. What lies between two indices:
  *
