@@ -39,8 +39,8 @@ struct boot_entry {
     uint64_t page_tables_gpa; /* BOOT_LINUX64: what goes into CR3 */
 };
 
-/* A broken, truncated, foreign or oversized image gets one sentence in *err; RAM is then undefined.
- */
+/* A broken, truncated, foreign or oversized image gets one sentence in *err; RAM is then
+ * undefined. */
 int boot_load(const struct boot_request *request, struct mem *mem, struct boot_entry *entry,
               struct nido_error *err);
 

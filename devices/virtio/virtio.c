@@ -203,8 +203,8 @@ void virtio_set_driver_features(struct virtio_device *device, unsigned word, uin
     lock_release(&device->lock);
 }
 
-/* 2.2.2, and 6.1: a driver that leaves out VERSION_1 is one of before 1.0, which we do not speak.
- */
+/* 2.2.2, and 6.1: a driver that leaves out VERSION_1 is one of before 1.0, which we do not
+ * speak. */
 static bool features_are_fine(const struct virtio_device *device) REQUIRES(device->lock)
 {
     const uint64_t chosen = device->driver_features;

@@ -55,8 +55,8 @@ void nido_machine_stop(struct nido_machine *machine);
 
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status);
 
-/* Takes NULL. Stops first. Everything acknowledged to the guest as flushed is on the host's disk.
- */
+/* Takes NULL. Stops first. Everything acknowledged to the guest as flushed is on the host's
+ * disk. */
 void nido_machine_destroy(struct nido_machine *machine);
 
 #endif

@@ -27,8 +27,8 @@ void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 #define log_info(...)  log_line(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_line(LOG_DEBUG, __VA_ARGS__)
 
-/* Lets through at most LOG_LIMIT_BURST lines in LOG_LIMIT_WINDOW_NS. Zero-initialised; any thread.
- */
+/* Lets through at most LOG_LIMIT_BURST lines in LOG_LIMIT_WINDOW_NS. Zero-initialised; any
+ * thread. */
 struct log_limit {
     _Atomic uint64_t window_start_ns;
     _Atomic uint32_t in_window;

@@ -64,8 +64,8 @@ struct aio;
 struct aio_ops {
     /* Hands over what was submitted, as far as there is room. Not NULL. */
     void (*start)(struct aio *aio);
-    /* Moves what has ended to aio->ended; what must go on, to aio->submitted. True: it moved some.
-     */
+    /* Moves what has ended to aio->ended; what must go on, to aio->submitted. True: it moved
+     * some. */
     bool (*collect)(struct aio *aio);
     /* True: requests are under way; this has waited until collect() finds something. */
     bool (*wait)(struct aio *aio);

@@ -42,8 +42,8 @@ struct disk_request {
     uint64_t length_bytes; /* the sum of iov for reads and writes */
     struct iovec *iov;     /* reads and writes; may be changed while the request is under way */
     unsigned iov_count;    /* 1 to 1024 */
-    /* result: 0, or a negative errno (-EIO, -ENOSPC...). Whole or not at all: a short read is -EIO.
-     */
+    /* result: 0, or a negative errno (-EIO, -ENOSPC...). Whole or not at all: a short read is
+     * -EIO. */
     void (*done)(struct disk_request *request, int result);
 
     /* The disk's own while the request is under way. */

@@ -262,8 +262,8 @@ static void start_clearing(struct disk_raw *self, struct disk_request *request, 
     aio_submit(self->aio, &request->aio);
 }
 
-/* On a block device a hole is a promise of zeroes, which not every device that discards can keep.
- */
+/* On a block device a hole is a promise of zeroes, which not every device that discards can
+ * keep. */
 static void discard_range(struct disk_raw *self, struct disk_request *request)
 {
     if (self->file.block_device && !self->cannot_discard)
@@ -324,8 +324,8 @@ static void on_batch(void *owner)
 
 /* ---- the disk ---- */
 
-/* The caller has checked these already, or should have: past the end a write would grow the file.
- */
+/* The caller has checked these already, or should have: past the end a write would grow the
+ * file. */
 static int refusal(const struct disk_raw *self, const struct disk_request *request)
 {
     if (request->op != DISK_READ && self->writes_lost)

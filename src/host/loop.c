@@ -28,8 +28,8 @@ struct loop {
     _Atomic bool quit;
     _Atomic(struct loop_task *) posted; /* newest first */
     struct loop_source *always_ready;   /* loop thread */
-    /* Events of the turn at hand: loop_remove() blanks those of the source that goes. Loop thread.
-     */
+    /* Events of the turn at hand: loop_remove() blanks those of the source that goes. Loop
+     * thread. */
     struct epoll_event batch[EVENTS_PER_TURN];
     int batch_count;
 };
@@ -175,8 +175,8 @@ void loop_stop(struct loop *loop)
     if (!loop->has_thread)
         return;
     loop_quit(loop);
-    /* A kick between a handler's check and its system call would be lost, so kick until it is gone.
-     */
+    /* A kick between a handler's check and its system call would be lost, so kick until it is
+     * gone. */
     struct timespec until;
     do {
         thread_kick(loop->thread);

@@ -30,8 +30,8 @@ struct stream_guest;
 
 /* What a device does for its stream. All are called on the loop thread. */
 struct stream_guest_ops {
-    /* How many bytes the device would take now. After 0 it calls stream_wake() once there is room.
-     */
+    /* How many bytes the device would take now. After 0 it calls stream_wake() once there is
+     * room. */
     size_t (*room)(struct stream_guest *guest);
     /* Takes up to `count` bytes and says how many; the rest is offered again after a wake-up. */
     size_t (*receive)(struct stream_guest *guest, const uint8_t *bytes, size_t count);

@@ -197,8 +197,8 @@ static struct termios raw_modes(struct termios modes)
     return modes;
 }
 
-/* The stream asks before each read: raw mode is made up for here after a start in the background.
- */
+/* The stream asks before each read: raw mode is made up for here after a start in the
+ * background. */
 static bool keys_ready(struct stream_keys *keys)
 {
     if (!in_foreground(the.fd))

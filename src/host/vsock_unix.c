@@ -36,8 +36,8 @@ static bool is_live(const char *path)
     return ret == 0 || ret == -EAGAIN;
 }
 
-/* Makes the way free for bind(): a socket outlives the program that made it, until it is unlinked.
- */
+/* Makes the way free for bind(): a socket outlives the program that made it, until it is
+ * unlinked. */
 static int remove_stale(const char *path, struct nido_error *err)
 {
     struct stat file;

@@ -15,8 +15,8 @@
 
 enum verdict {
     DEVICE_HANDLED,
-    DEVICE_UNHANDLED, /* no such register here: reads give all ones, writes go nowhere, the bus logs
-                       */
+    DEVICE_UNHANDLED, /* no such register here: reads give all ones, writes go nowhere, the bus
+                       * logs */
     DEVICE_STALL,     /* not now: the vCPU makes the same access again a little later */
 };
 

@@ -2,8 +2,8 @@
 #ifndef NIDO_TESTS_NATIVE_RUNNER_H
 #define NIDO_TESTS_NATIVE_RUNNER_H
 
-/* Runs the nido that was built, as a user would: a process with arguments, three streams, a status.
- */
+/* Runs the nido that was built, as a user would: a process with arguments, three streams, a
+ * status. */
 
 #include <stdbool.h>
 #include <stddef.h>

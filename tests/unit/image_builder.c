@@ -87,7 +87,7 @@ static size_t pack_gzip(struct blob *to, const void *plain, size_t length)
                   .avail_in = (uInt)length,
                   .next_out = to->at,
                   .avail_out = (uInt)to->length};
-    if (deflateInit2(&z, 9, Z_DEFLATED, 16 + MAX_WBITS, 9, Z_DEFAULT_STRATEGY) != Z_OK ||
+    if (deflateInit2(&z, 1, Z_DEFLATED, 16 + MAX_WBITS, 9, Z_DEFAULT_STRATEGY) != Z_OK ||
         deflate(&z, Z_FINISH) != Z_STREAM_END)
         __builtin_trap();
     deflateEnd(&z);
@@ -115,9 +115,9 @@ static size_t pack_lzma(enum unpack_format format, struct blob *to, const void *
 {
     lzma_options_lzma options;
     lzma_stream z = LZMA_STREAM_INIT;
-    if (lzma_lzma_preset(&options, 1))
+    if (lzma_lzma_preset(&options, 0))
         __builtin_trap();
-    lzma_ret status = format == UNPACK_XZ ? lzma_easy_encoder(&z, 1, LZMA_CHECK_CRC32)
+    lzma_ret status = format == UNPACK_XZ ? lzma_easy_encoder(&z, 0, LZMA_CHECK_CRC32)
                                           : lzma_alone_encoder(&z, &options);
     z.next_in = plain;
     z.avail_in = length;

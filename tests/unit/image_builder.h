@@ -33,7 +33,7 @@ void image_file_remove(struct image_file *file);
 
 #define own_image_file __attribute__((cleanup(image_file_remove)))
 
-/* `length` packed bytes of `plain`, as `gzip -9`, `zstd`, `lz4 -l`, `xz --check=crc32` and `lzma`
+/* `length` packed bytes of `plain`, as `gzip`, `zstd`, `lz4 -l`, `xz --check=crc32` and `lzma`
  * would. */
 struct blob image_pack(enum unpack_format format, const void *plain, size_t length);
 

@@ -217,6 +217,16 @@ static void disk_uses_threads_where_io_uring_is_forbidden(void **state)
     }
 }
 
+/* Linux 5.15 knows neither of the flags that we would like. */
+static void disk_uses_an_io_uring_without_newer_flags(void **state)
+{
+    struct disk_bench *bench = *state;
+    host.ring_error = EINVAL;
+    disk_bench_reopen(bench, false, false);
+    assert_int_equal(disk_bench_one(bench, DISK_FLUSH, 0, NULL, 0), 0);
+    assert_int_equal(host.fdatasync_calls, 0);
+}
+
 static void disk_loses_no_request_when_io_uring_stops_working(void **state)
 {
     enum { COUNT = 900, BYTES = 4096 };
@@ -253,6 +263,7 @@ static const struct CMUnitTest on_threads[] = {
 };
 
 static const struct CMUnitTest on_io_uring[] = {
+    TEST(disk_uses_an_io_uring_without_newer_flags),
     TEST(disk_uses_threads_where_io_uring_is_forbidden),
     TEST(disk_loses_no_request_when_io_uring_stops_working),
 };

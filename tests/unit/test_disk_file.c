@@ -12,8 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* Kernels before 6.1 do not tell what O_DIRECT needs. */
+static bool hide_alignment;
+
+int statx(int fd, const char *path, int flags, unsigned mask, struct statx *stx)
+{
+    if (hide_alignment)
+        mask &= ~STATX_DIOALIGN;
+    return (int)syscall(SYS_statx, fd, path, flags, mask, stx);
+}
 
 struct bench {
     struct loop *loop;
@@ -182,6 +193,27 @@ static void disk_offers_no_discard_when_read_only(void **state)
     disk_close(disk);
 }
 
+static void disk_learns_what_direct_needs(void **state)
+{
+    struct bench *bench = *state;
+    struct disk_config config = {.path = bench->path, .direct = true};
+    struct disk *told, *probed;
+    struct nido_error err;
+    if (disk_open_raw(&told, &config, bench->loop, &err) < 0) {
+        print_message("%s\n", err.text);
+        assert_non_null(strstr(err.text, "leave out direct"));
+        skip();
+    }
+    const uint32_t block_bytes = told->block_bytes;
+    disk_close(told);
+    hide_alignment = true;
+    int ret = disk_open_raw(&probed, &config, bench->loop, &err);
+    hide_alignment = false;
+    assert_int_equal(ret, 0);
+    assert_int_equal(probed->block_bytes, block_bytes);
+    disk_close(probed);
+}
+
 /* ---- who else has it ---- */
 
 static void disk_is_written_by_one_only(void **state)
@@ -287,6 +319,22 @@ static void disk_opens_a_block_device_unless_somebody_claimed_it(void **state)
     loop_device_detach(loop);
 }
 
+static void disk_keeps_the_blocks_of_a_device_with_4096(void **state)
+{
+    struct bench *bench = *state;
+    char path[32];
+    int loop = loop_device_attach(bench->path, path, sizeof(path));
+    if (loop < 0 || ioctl(loop, LOOP_SET_BLOCK_SIZE, 4096) < 0) {
+        print_message("no loop device with blocks of 4096 bytes: %s\n", strerror(errno));
+        skip();
+    }
+    struct disk *disk = open_disk(bench, path, false);
+    assert_int_equal(disk->block_bytes, 4096);
+    assert_true(disk->physical_bytes >= 4096);
+    disk_close(disk);
+    loop_device_detach(loop);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -299,12 +347,14 @@ int main(void)
         TEST(disk_refuses_images_of_other_formats),
         TEST(disk_learns_size_and_blocks),
         TEST(disk_offers_no_discard_when_read_only),
+        TEST(disk_learns_what_direct_needs),
         TEST(disk_is_written_by_one_only),
         TEST(disk_is_shared_by_readers),
         TEST(disk_waits_for_a_lock_that_is_about_to_go),
         TEST(disk_collides_with_a_writing_qemu),
         TEST(disk_is_shared_with_a_reading_qemu_only_by_readers),
         TEST(disk_opens_a_block_device_unless_somebody_claimed_it),
+        TEST(disk_keeps_the_blocks_of_a_device_with_4096),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

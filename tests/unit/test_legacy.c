@@ -73,8 +73,8 @@ static void i8042_resets_on_the_pulse_command_alone(void **state)
     assert_int_equal(house.offs, 0);
 }
 
-/* Linux's i8042_flush() gives up after 16 reads; mach_reboot's kb_wait() sees bit 1 clear at once.
- */
+/* Linux's i8042_flush() gives up after 16 reads; mach_reboot's kb_wait() sees bit 1 clear at
+ * once. */
 static void i8042_looks_busy_to_a_probe_and_idle_to_a_reboot(void **state)
 {
     for (unsigned i = 0; i < 20; i++) {

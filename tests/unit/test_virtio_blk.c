@@ -25,8 +25,8 @@
      F(VIRTIO_BLK_F_TOPOLOGY) | F(VIRTIO_BLK_F_MQ) | F(VIRTIO_BLK_F_DISCARD) |                     \
      F(VIRTIO_BLK_F_WRITE_ZEROES) | F(VIRTIO_RING_F_EVENT_IDX) | F(VIRTIO_RING_F_INDIRECT_DESC))
 
-/* Counts durable writes and flushes on their way to the kernel; the thread engine makes them here.
- */
+/* Counts durable writes and flushes on their way to the kernel; the thread engine makes them
+ * here. */
 static _Atomic int durable_writes, flushes;
 
 ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags)

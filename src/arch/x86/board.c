@@ -186,8 +186,8 @@ static void add_virtio_slot(struct board *board, uint64_t base, unsigned gsi)
     };
 }
 
-/* A kick of queue i is a write of i to one register; KVM turns each into a signal of its eventfd.
- */
+/* A kick of queue i is a write of i to one register; KVM turns each into a signal of its
+ * eventfd. */
 static int connect_doorbells(struct machine *machine, const struct virtio_device *device,
                              uint64_t base, struct nido_error *err)
 {

@@ -71,8 +71,8 @@ struct one_msr {
     struct kvm_msr_entry entry;
 };
 
-/* Firmware would leave these so. A host that refuses one costs speed or a line in dmesg, no boot.
- */
+/* Firmware would leave these so. A host that refuses one costs speed or a line in dmesg, no
+ * boot. */
 static void set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
 {
     struct one_msr msr = {.head.nmsrs = 1, .entry = {.index = index, .data = value}};
