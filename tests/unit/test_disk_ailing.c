@@ -27,7 +27,7 @@ static struct {
     _Atomic int short_transfers; /* so many calls move at most 1000 bytes */
     _Atomic int interruptions;   /* so many calls fail with EINTR */
     _Atomic int write_error;
-    _Atomic int ring_error;   /* io_uring_queue_init_params() */
+    _Atomic int ring_error;   /* io_uring_queue_init_params(); EINVAL: with flags only */
     _Atomic int submit_error; /* io_uring_submit(), after so many good calls */
     _Atomic int good_submits;
 } host;
@@ -86,7 +86,8 @@ int io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 {
     int (*real)(unsigned, struct io_uring *, struct io_uring_params *);
     *(void **)&real = dlsym(RTLD_NEXT, "io_uring_queue_init_params");
-    return host.ring_error ? -host.ring_error : real(entries, ring, params);
+    bool refused = host.ring_error && (host.ring_error != EINVAL || params->flags);
+    return refused ? -host.ring_error : real(entries, ring, params);
 }
 
 int io_uring_submit(struct io_uring *ring)
