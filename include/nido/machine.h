@@ -33,6 +33,7 @@ struct nido_status {
     uint64_t mem_bytes;
     uint64_t uptime_ns; /* since nido_machine_start() */
     uint64_t exits;     /* vCPU exits to this process, all vCPUs together */
+    bool paused;
 };
 
 int nido_machine_create(struct nido_machine **out, const struct nido_config *config,
@@ -48,6 +49,11 @@ enum nido_end nido_machine_end(struct nido_machine *machine, const char **report
 
 /* Any thread. The guest may take its time, or ignore it. */
 void nido_machine_press_power_button(struct nido_machine *machine);
+
+/* Holds the vCPUs where they are, and waits until they are held; devices finish what is under way. Only one
+ * thread at a time may pause and resume. */
+void nido_machine_pause(struct nido_machine *machine);
+void nido_machine_resume(struct nido_machine *machine);
 
 /* Stops the vCPUs where they are, and waits for that. What the guest has written to its console
  * goes out still. The end is NIDO_STOPPED unless it had ended before. */

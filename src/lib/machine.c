@@ -292,6 +292,16 @@ void nido_machine_press_power_button(struct nido_machine *machine)
     board_press_power_button(machine->board);
 }
 
+void nido_machine_pause(struct nido_machine *machine)
+{
+    machine_pause(machine->vm);
+}
+
+void nido_machine_resume(struct nido_machine *machine)
+{
+    machine_resume(machine->vm);
+}
+
 void nido_machine_stop(struct nido_machine *machine)
 {
     machine_end(machine->vm, NIDO_STOPPED, NULL);
@@ -310,6 +320,7 @@ void nido_machine_status(struct nido_machine *machine, struct nido_status *statu
         .cpus = machine->vm->cpus,
         .mem_bytes = mem_total_bytes(machine->vm->mem),
         .uptime_ns = machine->start_ns ? clock_now_ns() - machine->start_ns : 0,
+        .paused = machine_is_paused(machine->vm),
     };
     for (unsigned i = 0; i < machine->vm->vcpu_count; i++)
         status->exits += atomic_load(&machine->vm->vcpus[i].exits);

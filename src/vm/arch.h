@@ -27,6 +27,9 @@ int arch_vm_finish_init(struct machine *machine, struct nido_error *err);
 /* CPU features and the registers that all vCPUs start with. */
 int arch_vcpu_init(struct vcpu *vcpu, struct nido_error *err);
 
+/* On the vCPU's thread, after a pause: tells the guest's clock, so that its watchdogs do not bark. */
+void arch_vcpu_resumed(struct vcpu *vcpu);
+
 /* Exits that only this architecture has. Returns as exit_handle(). */
 bool arch_exit(struct vcpu *vcpu);
 

@@ -17,6 +17,7 @@
 
 static bool wait_stalled(struct vcpu *vcpu, long *pause_ns)
 {
+    vcpu_park_if_asked(vcpu);
     if (atomic_load(&vcpu->stop))
         return false;
     struct timespec pause = {.tv_nsec = *pause_ns};

@@ -92,6 +92,9 @@ int machine_create(struct machine **out, const struct machine_config *config,
         return error_set(err, ENOMEM, "out of memory");
     machine->kvm_fd = machine->vm_fd = machine->end_fd = -1;
     lock_init(&machine->end_lock);
+    lock_init(&machine->park_lock);
+    pthread_cond_init(&machine->parked, NULL);
+    pthread_cond_init(&machine->unparked, NULL);
     bus_init(&machine->pio, "pio");
     bus_init(&machine->mmio, "mmio");
     int ret = build(machine, config, err);
@@ -126,6 +129,9 @@ void machine_destroy(struct machine *machine)
     close_if_open(machine->end_fd);
     mem_destroy(machine->mem);
     lock_finish(&machine->end_lock);
+    lock_finish(&machine->park_lock);
+    pthread_cond_destroy(&machine->parked);
+    pthread_cond_destroy(&machine->unparked);
     free(machine->end_report);
     free(machine);
 }
@@ -168,8 +174,12 @@ int machine_connect_doorbell(struct machine *machine, uint64_t gpa, uint32_t val
 int machine_start(struct machine *machine, struct nido_error *err)
 {
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        lock_take(&machine->park_lock);
+        machine->running_count++;
+        lock_release(&machine->park_lock);
         int ret = vcpu_start(&machine->vcpus[i], err);
         if (ret < 0) {
+            machine_vcpu_left(machine);
             machine_stop(machine);
             return ret;
         }
@@ -200,10 +210,60 @@ enum nido_end machine_how_it_ended(struct machine *machine, const char **report)
     return end;
 }
 
+void machine_pause(struct machine *machine)
+{
+    lock_take(&machine->park_lock);
+    machine->paused = true;
+    for (unsigned i = 0; i < machine->vcpu_count; i++)
+        vcpu_request_pause(&machine->vcpus[i]);
+    while (machine->paused && machine->parked_count < machine->running_count)
+        pthread_cond_wait(&machine->parked, &machine->park_lock.mutex);
+    lock_release(&machine->park_lock);
+}
+
+void machine_resume(struct machine *machine)
+{
+    lock_take(&machine->park_lock);
+    machine->paused = false;
+    for (unsigned i = 0; i < machine->vcpu_count; i++)
+        atomic_store(&machine->vcpus[i].pause, false);
+    pthread_cond_broadcast(&machine->unparked);
+    pthread_cond_broadcast(&machine->parked);
+    lock_release(&machine->park_lock);
+}
+
+bool machine_is_paused(struct machine *machine)
+{
+    lock_take(&machine->park_lock);
+    bool paused = machine->paused;
+    lock_release(&machine->park_lock);
+    return paused;
+}
+
+void machine_park_vcpu(struct machine *machine, struct vcpu *vcpu)
+{
+    lock_take(&machine->park_lock);
+    machine->parked_count++;
+    pthread_cond_broadcast(&machine->parked);
+    while (machine->paused && !atomic_load(&vcpu->stop))
+        pthread_cond_wait(&machine->unparked, &machine->park_lock.mutex);
+    machine->parked_count--;
+    lock_release(&machine->park_lock);
+}
+
+void machine_vcpu_left(struct machine *machine)
+{
+    lock_take(&machine->park_lock);
+    machine->running_count--;
+    pthread_cond_broadcast(&machine->parked);
+    lock_release(&machine->park_lock);
+}
+
 void machine_stop(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         vcpu_request_stop(&machine->vcpus[i]);
+    machine_resume(machine);
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         vcpu_join(&machine->vcpus[i]);
 }

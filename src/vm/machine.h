@@ -19,6 +19,7 @@
 #include "vm/vcpu.h"
 
 #include <nido/machine.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -40,6 +41,13 @@ struct machine {
     struct vcpu *vcpus; /* an array */
     unsigned device_count;
     struct device *devices[MACHINE_DEVICES_MAX]; /* owned; destroyed last first */
+
+    /* Pausing: vCPU threads park on `unparked`; whoever pauses waits on `parked` for all of them. */
+    struct lock park_lock;
+    pthread_cond_t parked, unparked;
+    bool paused;            /* under park_lock, as the next two */
+    unsigned parked_count;  /* vCPU threads that wait */
+    unsigned running_count; /* vCPU threads that have not ended */
 
     struct lock end_lock;
     enum nido_end end; /* under end_lock, as the next */
@@ -68,6 +76,15 @@ int machine_start(struct machine *machine, struct nido_error *err);
 void machine_end(struct machine *machine, enum nido_end end, const char *report);
 /* *report, unless NULL, becomes the report or NULL; the machine's. */
 enum nido_end machine_how_it_ended(struct machine *machine, const char **report);
+
+/* Parks every vCPU and waits until they are; devices finish what is under way. Not from a vCPU thread. */
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+bool machine_is_paused(struct machine *machine);
+
+/* For vCPU threads: waits out a pause; has ended. */
+void machine_park_vcpu(struct machine *machine, struct vcpu *vcpu);
+void machine_vcpu_left(struct machine *machine);
 
 /* Stops and joins every vCPU; not from a vCPU thread. May be called again. */
 void machine_stop(struct machine *machine);

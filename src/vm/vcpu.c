@@ -68,9 +68,12 @@ static bool run_once(struct vcpu *vcpu)
 static void *run_thread(void *self)
 {
     struct vcpu *vcpu = self;
-    while (!atomic_load(&vcpu->stop))
+    while (!atomic_load(&vcpu->stop)) {
+        vcpu_park_if_asked(vcpu);
         if (!run_once(vcpu))
             break;
+    }
+    machine_vcpu_left(vcpu->machine);
     return NULL;
 }
 
@@ -83,14 +86,35 @@ int vcpu_start(struct vcpu *vcpu, struct nido_error *err)
     return ret;
 }
 
+/* The flag makes a KVM_RUN that has not begun return; the signal one that has. */
+static void kick(struct vcpu *vcpu)
+{
+    __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    thread_kick(vcpu->thread);
+}
+
 void vcpu_request_stop(struct vcpu *vcpu)
 {
     if (!vcpu->has_thread)
         return;
     atomic_store(&vcpu->stop, true);
-    /* The flag makes a KVM_RUN that has not begun return; the signal one that has. */
-    __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-    thread_kick(vcpu->thread);
+    kick(vcpu);
+}
+
+void vcpu_request_pause(struct vcpu *vcpu)
+{
+    if (!vcpu->has_thread)
+        return;
+    atomic_store(&vcpu->pause, true);
+    kick(vcpu);
+}
+
+void vcpu_park_if_asked(struct vcpu *vcpu)
+{
+    if (!atomic_load(&vcpu->pause))
+        return;
+    machine_park_vcpu(vcpu->machine, vcpu);
+    arch_vcpu_resumed(vcpu);
 }
 
 void vcpu_join(struct vcpu *vcpu)

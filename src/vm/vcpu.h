@@ -27,6 +27,7 @@ struct vcpu {
     pthread_t thread;
     bool has_thread;
     _Atomic bool stop;
+    _Atomic bool pause;     /* asked to park; see machine_pause() */
     _Atomic uint64_t exits; /* to this process, of any kind; written by its thread */
 };
 
@@ -34,7 +35,10 @@ int vcpu_create(struct vcpu *vcpu, struct machine *machine, unsigned index, stru
 void vcpu_finish(struct vcpu *vcpu); /* takes a zeroed or half-built one */
 
 int vcpu_start(struct vcpu *vcpu, struct nido_error *err);
-void vcpu_request_stop(struct vcpu *vcpu); /* any thread; does not wait */
+void vcpu_request_stop(struct vcpu *vcpu);  /* any thread; does not wait */
+void vcpu_request_pause(struct vcpu *vcpu); /* the same */
+/* On the vCPU's thread: parks while the machine is paused. */
+void vcpu_park_if_asked(struct vcpu *vcpu);
 void vcpu_join(struct vcpu *vcpu);
 
 #endif

@@ -82,6 +82,55 @@ static void the_status_counts(void **state)
     nido_machine_destroy(machine);
 }
 
+static uint64_t exits(struct nido_machine *machine)
+{
+    struct nido_status status;
+    nido_machine_status(machine, &status);
+    return status.exits;
+}
+
+static void wait_for_more_exits(struct nido_machine *machine, uint64_t than)
+{
+    while (exits(machine) <= than)
+        usleep(1000);
+}
+
+static void a_paused_machine_stands_still_and_goes_on(void **state)
+{
+    struct nido_machine *machine = create("echo"); /* which looks at its serial port all the time */
+    assert_int_equal(nido_machine_start(machine, NULL), 0);
+    for (int i = 0; i < 20; i++) {
+        wait_for_more_exits(machine, exits(machine));
+        nido_machine_pause(machine);
+        uint64_t then = exits(machine);
+        usleep(5000);
+        assert_int_equal(exits(machine), then);
+        nido_machine_resume(machine);
+        wait_for_more_exits(machine, then);
+    }
+    nido_machine_destroy(machine);
+}
+
+static void a_paused_machine_can_be_stopped(void **state)
+{
+    struct nido_machine *machine = create("spin");
+    assert_int_equal(nido_machine_start(machine, NULL), 0);
+    nido_machine_pause(machine);
+    nido_machine_stop(machine);
+    assert_int_equal(nido_machine_end(machine, NULL), NIDO_STOPPED);
+    nido_machine_destroy(machine);
+}
+
+static void a_machine_that_has_ended_can_be_paused(void **state)
+{
+    struct nido_machine *machine = create("hello");
+    assert_int_equal(nido_machine_start(machine, NULL), 0);
+    wait_for_end(machine, NULL);
+    nido_machine_pause(machine);
+    nido_machine_resume(machine);
+    nido_machine_destroy(machine);
+}
+
 int main(void)
 {
     if (access("/dev/kvm", R_OK | W_OK) < 0) {
@@ -94,6 +143,9 @@ int main(void)
         cmocka_unit_test(a_machine_that_never_started_is_destroyed_cleanly),
         cmocka_unit_test(a_crash_leaves_a_report),
         cmocka_unit_test(the_status_counts),
+        cmocka_unit_test(a_paused_machine_stands_still_and_goes_on),
+        cmocka_unit_test(a_paused_machine_can_be_stopped),
+        cmocka_unit_test(a_machine_that_has_ended_can_be_paused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

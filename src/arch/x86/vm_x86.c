@@ -89,3 +89,8 @@ int arch_vcpu_init(struct vcpu *vcpu, struct nido_error *err)
     set_msr(vcpu, MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_TYPE_WRITE_BACK);
     return 0;
 }
+
+void arch_vcpu_resumed(struct vcpu *vcpu)
+{
+    ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0); /* -EINVAL: a guest without kvmclock */
+}
