@@ -54,12 +54,14 @@ test_guest_waits_for_no_reader_for_ever() {
     exec 7<>screen
     nido run --grace 1 --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- seq 1 100000" </dev/null >screen 2>err &
     local nido=$!
+    # Until the pipe, made small, has held the same for a second: the kernel counts it in pages, not in bytes.
     python3 -c 'import array, fcntl, termios, time
 fcntl.fcntl(7, 1031, 4096)  # F_SETPIPE_SZ
-waiting = array.array("i", [0])
-while waiting[0] < 4096:
-    time.sleep(0.2)
-    fcntl.ioctl(7, termios.FIONREAD, waiting)'
+before, now = -1, array.array("i", [0])
+while now[0] == 0 or now[0] != before:
+    before = now[0]
+    time.sleep(1)
+    fcntl.ioctl(7, termios.FIONREAD, now)'
     sleep 2
     kill -TERM $nido
     status=0

@@ -28,6 +28,17 @@ guest() {
     finish_guest
 }
 
+# pack_command TEXT: leaves the initrd guest.img that runs it. In a file, because the kernel's command line takes no
+# more than 32 words for init; the kernel unpacks archives that follow each other.
+pack_command() {
+    [[ $1 ]] || {
+        cp "$initrd" guest.img
+        return
+    }
+    printf '%s\n' "$1" >command
+    cat "$initrd" <(echo command | cpio -o -H newc --quiet) >guest.img
+}
+
 # start_guest, finish_guest: the same in two halves, for tests that do something meanwhile. The guest's console is
 # read by `wait_for`; what comes in through file descriptor 0 of the caller is its keyboard.
 start_guest() {
@@ -38,8 +49,9 @@ start_guest() {
     done
     shift
     rm -f out out.raw err
+    pack_command "$*"
     # <&0, because a shell gives its background commands /dev/null instead.
-    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline${*:+ -- $*}" "${flags[@]}" \
+    nido run --kernel "$kernel" --initrd guest.img --cmdline "$base_cmdline" "${flags[@]}" \
         <&0 >out.raw 2>err &
     guest_pid=$!
 }
@@ -94,8 +106,8 @@ ext4_image() {
 # random_file FILE MIB
 random_file() { head -c "$(($2 << 20))" /dev/urandom >"$1"; }
 
-# initrd_with PROGRAM...: the usual initrd and these programs of the bed, with their libraries. The kernel unpacks
-# archives that follow each other. Leaves its name in $initrd.
+# initrd_with PROGRAM...: the usual initrd and these programs of the bed, with their libraries, where they are in the
+# bed (the guest looks for commands in /bin only). Leaves its name in $initrd.
 initrd_with() {
     local program file
     for program; do

@@ -3,7 +3,7 @@
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
 
 guest_up='ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up'
-megabytes=${NIDO_E2E_NET_MIB:-64}
+megabytes=${NIDO_E2E_NET_MIB:-32}
 
 test_guest_and_host_ping_each_other() {
     tap tap0 10.9.0.1/24
@@ -53,7 +53,7 @@ test_iperf3_runs_both_ways() {
     tap tap0 10.9.0.1/24
     initrd_with iperf3
     iperf3 -s -B 10.9.0.1 -D
-    guest --net tap=tap0 --mem 512M -- "$guest_up; ip link set lo up; iperf3 -c 10.9.0.1 -n 32M && iperf3 -R -c 10.9.0.1 -n 32M && echo both ways"
+    guest --net tap=tap0 --mem 512M -- "$guest_up; ip link set lo up; /usr/bin/iperf3 -c 10.9.0.1 -n 32M && /usr/bin/iperf3 -R -c 10.9.0.1 -n 32M && echo both ways"
     expect_status 0
     expect_out 'both ways'
 }
