@@ -23,14 +23,14 @@ test_what_the_guest_writes_is_in_the_file() {
     truncate -s 32M disk.img
     guest --disk disk.img -- 'head -c 16777216 /dev/urandom >/tmp/d; dd if=/tmp/d of=/dev/vda bs=1M seek=8 conv=fsync 2>/dev/null; echo sum=$(sha256sum </tmp/d)'
     expect_status 0
-    same "$(dd if=disk.img bs=1M skip=8 count=16 status=none | sha256sum)" "$(value_of sum)" 'checksum of the file'
+    same "$(dd if=disk.img bs=1M skip=8 count=16 status=none | sum_of -)" "$(value_of sum)" 'checksum of the file'
 }
 
 test_what_is_in_the_file_the_guest_reads() {
     random_file disk.img 32
     guest --disk disk.img -- 'echo sum=$(sha256sum </dev/vda)'
     expect_status 0
-    same "$(value_of sum | cut -d' ' -f1)" "$(sum_of disk.img)" 'checksum in the guest'
+    same "$(value_of sum)" "$(sum_of disk.img)" 'checksum in the guest'
 }
 
 test_disk_has_the_size_of_its_file() {
@@ -50,14 +50,14 @@ test_read_only_disk_refuses_writes() {
     same "$(value_of ro)" 1 'read-only flag'
     expect_out refused
     same "$(sum_of disk.img)" "$before" 'checksum of the file'
-    same "$(value_of sum | cut -d' ' -f1)" "$before" 'checksum in the guest'
+    same "$(value_of sum)" "$before" 'checksum in the guest'
 }
 
 test_serial_number_is_the_id() {
     truncate -s 1M a.img b.img
-    guest --disk a.img,id=twenty-letters-long-x --disk b.img -- 'cat /sys/block/vda/serial; echo; cat /sys/block/vdb/serial; echo'
+    guest --disk a.img,id=twenty-letters-longx --disk b.img -- 'cat /sys/block/vda/serial; echo; cat /sys/block/vdb/serial; echo'
     expect_status 0
-    expect_out twenty-letters-long-x
+    expect_out twenty-letters-longx
     expect_out vdb
 }
 
@@ -87,7 +87,7 @@ test_several_queues_at_once_mix_nothing_up() {
     expect_status 0
     local number
     for number in 0 1 2 3; do
-        same "$(dd if=disk.img bs=16M skip=$number count=1 status=none | sha256sum)" "$(value_of sum$number)" "checksum of part $number"
+        same "$(dd if=disk.img bs=16M skip=$number count=1 status=none | sum_of -)" "$(value_of sum$number)" "checksum of part $number"
     done
 }
 
@@ -118,7 +118,7 @@ test_direct_disk_keeps_its_data() {
     guest --disk disk.img,direct -- 'head -c 16777216 /dev/urandom >/tmp/d; dd if=/tmp/d of=/dev/vda bs=1M conv=fsync 2>/dev/null; echo sum=$(sha256sum </tmp/d);
         dd if=/tmp/d of=/dev/vda bs=1536 seek=11000 count=3 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; echo back=$(head -c 16777216 /dev/vda | sha256sum)'
     expect_status 0
-    same "$(head -c 16777216 disk.img | sha256sum)" "$(value_of sum)" 'checksum of the file'
+    same "$(head -c 16777216 disk.img | sum_of -)" "$(value_of sum)" 'checksum of the file'
 }
 
 test_image_in_use_is_refused() {
@@ -148,7 +148,7 @@ test_read_only_image_can_be_shared() {
     cd second || exit
     guest --disk ../disk.img,ro -- 'echo sum=$(sha256sum </dev/vda)'
     expect_status 0
-    same "$(value_of sum | cut -d' ' -f1)" "$(sum_of ../disk.img)" 'checksum in the second guest'
+    same "$(value_of sum)" "$(sum_of ../disk.img)" 'checksum in the second guest'
     kill -9 "$first"
 }
 
@@ -211,6 +211,6 @@ test_disk_can_be_read_by_many_at_once() {
     expect_status 0
     local number
     for number in 1 2 3 4; do
-        same "$(value_of sum$number)" "$(dd if=disk.img bs=4k skip=$((number * 700)) count=512 status=none | sha256sum)" "checksum $number"
+        same "$(value_of sum$number)" "$(dd if=disk.img bs=4k skip=$((number * 700)) count=512 status=none | sum_of -)" "checksum $number"
     done
 }

@@ -35,7 +35,7 @@ pack_command() {
         cp "$initrd" guest.img
         return
     }
-    printf '%s\n' "$1" >command
+    printf '%s\n' "$1" >'command'
     cat "$initrd" <(echo command | cpio -o -H newc --quiet) >guest.img
 }
 
@@ -92,8 +92,8 @@ expect_err() { grep -qE -- "$1" err || fail "standard error does not say '$1'"; 
 
 same() { [[ $1 == "$2" ]] || fail "${3:-value}: '$1' should be '$2'"; }
 
-# value_of KEY: the console line KEY=VALUE.
-value_of() { sed -n "s/^$1=//p" out | tail -n 1; }
+# value_of KEY: the first word of VALUE in the console line KEY=VALUE.
+value_of() { sed -n "s/^$1=\([^ ]*\).*/\1/p" out | tail -n 1; }
 
 sum_of() { sha256sum "$1" | cut -d' ' -f1; }
 
