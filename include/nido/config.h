@@ -42,7 +42,12 @@ struct nido_net {
     unsigned publish_count;
 };
 
-enum nido_console { NIDO_CONSOLE_STDIO, NIDO_CONSOLE_FILE, NIDO_CONSOLE_NONE };
+enum nido_console {
+    NIDO_CONSOLE_STDIO,
+    NIDO_CONSOLE_FILE,
+    NIDO_CONSOLE_NONE,
+    NIDO_CONSOLE_FD, /* console_fd, both ways */
+};
 
 struct nido_config {
     const char *kernel;
@@ -58,6 +63,7 @@ struct nido_config {
     unsigned net_count;
     enum nido_console console;
     const char *console_file;
+    int console_fd;        /* the caller's; open until the machine is destroyed */
     const char *dump_acpi; /* a directory for the ACPI tables; NULL: none */
 };
 

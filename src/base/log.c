@@ -4,6 +4,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #define LINE_BYTES 1024
 
 static enum log_level current_level = LOG_WARN;
+static int log_fd = STDERR_FILENO;
 
 void log_set_level(enum log_level level)
 {
@@ -22,12 +24,21 @@ bool log_enabled(enum log_level level)
     return level <= current_level;
 }
 
+int log_open(const char *path, struct nido_error *err)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "log file %s: cannot be opened", path);
+    log_fd = fd;
+    return 0;
+}
+
 /* While the terminal is raw a bare \n would leave a staircase; \r does no harm elsewhere. */
 static size_t end_line(char *line, size_t length)
 {
     if (length > LINE_BYTES - 2)
         length = LINE_BYTES - 2;
-    if (isatty(STDERR_FILENO))
+    if (isatty(log_fd))
         line[length++] = '\r';
     line[length++] = '\n';
     return length;
@@ -47,7 +58,7 @@ void log_line(enum log_level level, const char *fmt, ...)
     int n = vsnprintf(line + prefix, sizeof(line) - (size_t)prefix, fmt, ap);
     va_end(ap);
     size_t length = end_line(line, (size_t)prefix + (n > 0 ? (size_t)n : 0));
-    ssize_t ignored = write(STDERR_FILENO, line, length);
+    ssize_t ignored = write(log_fd, line, length);
     (void)ignored; /* nowhere left to say it */
     errno = saved_errno;
 }

@@ -2,6 +2,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/run_flags.h"
 #include "config/config.h"
 
 #include <string.h>
@@ -19,6 +20,10 @@ static void help_nido(FILE *to)
     fputs("nido runs a virtual machine in one small process.\n"
           "\n"
           "  nido run --kernel FILE [FLAG...]   boot a machine; its console is this terminal\n"
+          "  nido ps [--json]                   the machines that run\n"
+          "  nido status|pause|resume NAME      one of them\n"
+          "  nido console NAME                  its console, where it was started with --detach\n"
+          "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
           "  nido doctor                        what this host can do, and what is missing\n"
           "  nido version | help [COMMAND]\n"
           "\n"
@@ -36,15 +41,14 @@ void help_run(FILE *to)
             column = fprintf(to, "\n") - 1;
         fprintf(to, "%*s%s\n", HELP_COLUMN - column, "", key->help);
     }
-    fputs(
-        "  --grace SECONDS                   from SIGTERM (the power button) to a hard stop (10)\n"
-        "  --log error|warn|info|debug       what to say on standard error (warn)\n"
-        "\n"
-        "In a terminal: Ctrl-A x leaves, Ctrl-A c shows the status, Ctrl-A h helps.\n"
-        "\n"
-        "Exit status: 0 the guest powered off or rebooted; 123 it crashed; 125 nido failed;\n"
-        "128+n signal n ended it.\n",
-        to);
+    run_flags_help(to, HELP_COLUMN);
+    fputs("\n"
+          "In a terminal: Ctrl-A x leaves, Ctrl-A c shows the status, Ctrl-A h helps.\n"
+          "\n"
+          "Exit status: 0 the guest powered off or rebooted; 123 it crashed; 124 its time limit "
+          "came;\n"
+          "125 nido failed; 128+n signal n ended it.\n",
+          to);
 }
 
 int cmd_help(int argc, char **argv)

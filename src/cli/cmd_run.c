@@ -1,119 +1,63 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * nido run: flags to a configuration, a configuration to a machine, and the main thread's wait for
- * its end. Main owns the signals and the terminal; what other threads see (escape keys, a console
- * that nobody reads any more) is posted to its loop.
+ * its end. Main owns the signals, the terminal and the control socket; what other threads see
+ * (escape keys, a console that nobody reads any more) is posted to its loop.
  */
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/own.h"
 #include "cli/cli.h"
-#include "config/config.h"
+#include "cli/console_hub.h"
+#include "cli/control.h"
+#include "cli/detach.h"
+#include "cli/result.h"
+#include "cli/run_flags.h"
 #include "host/loop.h"
 #include "host/term.h"
 #include "lib/machine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define GRACE_DEFAULT_S 10ul
-#define GRACE_MAX_S     86400ul
+#define WAITERS_MAX 8
 
 struct run {
-    struct config config;
-    unsigned long grace_s;
-    bool help;
+    struct run_flags flags;
+    struct detach detach;
+    uint64_t start_ns;
 
     struct loop *loop;
-    struct nido_machine *machine;
+    struct nido_machine *machine; /* made anew when the guest reboots and is to restart */
+    struct control *control;
+    struct console_hub *hub; /* of a detached machine */
+    int hub_guest_fd;
     struct term *term;
     struct term_actions actions;
-    struct loop_source signals, ended, grace;
+    struct loop_source signals, ended, grace, timeout;
     struct loop_task quit_task, output_closed_task;
     int stopped_by; /* the signal that asked for the end; 0: none */
+    bool timed_out;
+    unsigned waiter_count; /* clients that wait for the end: closing the connection tells them */
+    int waiters[WAITERS_MAX];
 };
 
-static int set_grace(struct run *run, const char *value, struct nido_error *err)
+/* ---- what may end it ---- */
+
+static void set_timer(const struct loop_source *timer, unsigned long seconds)
 {
-    int ret = config_parse_number(value, 0, GRACE_MAX_S, &run->grace_s, err);
-    return ret < 0 ? error_prefix(err, "--grace %s", value) : 0;
+    const struct itimerspec in = {
+        .it_value = {.tv_sec = (time_t)seconds, .tv_nsec = seconds ? 0 : 1}};
+    timerfd_settime(timer->fd, 0, &in, NULL);
 }
 
-static int set_log(struct run *run, const char *value, struct nido_error *err)
-{
-    static const char *const levels[] = {"error", "warn", "info", "debug"};
-    for (unsigned i = 0; i < ARRAY_SIZE(levels); i++) {
-        if (strcmp(value, levels[i]) == 0) {
-            log_set_level((enum log_level)i);
-            return 0;
-        }
-    }
-    return error_set(err, EINVAL, "--log %s: say error, warn, info or debug", value);
-}
-
-/* Flags that steer nido itself rather than describe the machine. */
-static const struct {
-    const char *name;
-    int (*set)(struct run *run, const char *value, struct nido_error *err);
-} own_flags[] = {{"grace", set_grace}, {"log", set_log}};
-
-static int set_flag(struct run *run, const char *name, size_t length, const char *value,
-                    struct nido_error *err)
-{
-    const struct config_key *key = config_find(name, length);
-    if (key)
-        return config_set(&run->config, key, value, err);
-    for (unsigned i = 0; i < ARRAY_SIZE(own_flags); i++) {
-        if (strlen(own_flags[i].name) != length || strncmp(own_flags[i].name, name, length) != 0)
-            continue;
-        if (!value || !*value)
-            return error_set(err, EINVAL, "--%s: needs a value", own_flags[i].name);
-        return own_flags[i].set(run, value, err);
-    }
-    return error_set(err, EINVAL, "--%.*s is not a flag; 'nido help run' lists them", (int)length,
-                     name);
-}
-
-static bool takes_value(const char *name, size_t length)
-{
-    const struct config_key *key = config_find(name, length);
-    return !key || key->value;
-}
-
-static bool is_help(const char *argument)
-{
-    return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
-}
-
-/* "--flag value" and "--flag=value". */
-static int parse(struct run *run, int argc, char **argv, struct nido_error *err)
-{
-    for (int i = 1; i < argc; i++) {
-        if (is_help(argv[i])) {
-            run->help = true;
-            return 0;
-        }
-        if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
-            return error_set(err, EINVAL, "'%s' is not a flag; 'nido help run' lists them",
-                             argv[i]);
-        const char *name = argv[i] + 2;
-        size_t length = strcspn(name, "=");
-        const char *value = name[length] ? name + length + 1 : NULL;
-        if (!value && takes_value(name, length) && i + 1 < argc)
-            value = argv[++i];
-        int ret = set_flag(run, name, length, value, err);
-        if (ret < 0)
-            return ret;
-    }
-    return config_finalise(&run->config, err);
-}
-
-/* The first asks the guest, through its power button; a second one, or the grace time, insists. */
+/* The first asks the guest, through its power button; a second one, or the grace time, insists. A guest
+ * that is paused has to wake up to hear it. */
 static void ask_to_end(struct run *run, int signal_number)
 {
     if (run->stopped_by) {
@@ -121,10 +65,9 @@ static void ask_to_end(struct run *run, int signal_number)
         return;
     }
     run->stopped_by = signal_number;
+    nido_machine_resume(run->machine);
     nido_machine_press_power_button(run->machine);
-    const struct itimerspec grace = {
-        .it_value = {.tv_sec = (time_t)run->grace_s, .tv_nsec = run->grace_s ? 0 : 1}};
-    timerfd_settime(run->grace.fd, 0, &grace, NULL);
+    set_timer(&run->grace, run->flags.grace_s);
 }
 
 static void on_signal(struct loop_source *source, uint32_t events)
@@ -135,13 +78,28 @@ static void on_signal(struct loop_source *source, uint32_t events)
         ask_to_end(run, (int)info.ssi_signo);
 }
 
+static bool timer_fired(const struct loop_source *source)
+{
+    uint64_t times;
+    return read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times);
+}
+
 static void on_grace_over(struct loop_source *source, uint32_t events)
 {
     struct run *run = container_of(source, struct run, grace);
-    uint64_t times;
-    if (read(source->fd, &times, sizeof(times)) != (ssize_t)sizeof(times))
+    if (!timer_fired(source))
         return;
-    log_warn("the guest did not power off within %lu s; stopping it", run->grace_s);
+    log_warn("the guest did not power off within %lu s; stopping it", run->flags.grace_s);
+    nido_machine_stop(run->machine);
+}
+
+static void on_timeout(struct loop_source *source, uint32_t events)
+{
+    struct run *run = container_of(source, struct run, timeout);
+    if (!timer_fired(source))
+        return;
+    log_warn("the machine ran for %lu s, its time limit; stopping it", run->flags.timeout_s);
+    run->timed_out = true;
     nido_machine_stop(run->machine);
 }
 
@@ -162,6 +120,8 @@ static void on_output_closed(struct loop_task *task)
         ask_to_end(run, SIGPIPE);
 }
 
+/* ---- the terminal ---- */
+
 static void key_quit(struct term_actions *actions)
 {
     struct run *run = container_of(actions, struct run, actions);
@@ -173,9 +133,10 @@ static void key_status(struct term_actions *actions)
     struct run *run = container_of(actions, struct run, actions);
     struct nido_status status;
     nido_machine_status(run->machine, &status);
-    fprintf(stderr, "\r\nnido: %u vCPU%s, %llu MiB, up %.1f s, %llu exits\r\n", status.cpus,
-            status.cpus == 1 ? "" : "s", (unsigned long long)(status.mem_bytes / MIB),
-            (double)status.uptime_ns / 1e9, (unsigned long long)status.exits);
+    fprintf(stderr, "\r\nnido: %s: %u vCPU%s, %llu MiB, up %.1f s, %llu exits%s\r\n",
+            run->flags.name, status.cpus, status.cpus == 1 ? "" : "s",
+            (unsigned long long)(status.mem_bytes / MIB), (double)status.uptime_ns / 1e9,
+            (unsigned long long)status.exits, status.paused ? ", paused" : "");
 }
 
 static void console_closed(void *self)
@@ -183,6 +144,72 @@ static void console_closed(void *self)
     struct run *run = self;
     loop_post(run->loop, &run->output_closed_task);
 }
+
+/* ---- the control socket ---- */
+
+static json_t *status_json(const struct run *run)
+{
+    struct nido_status status;
+    nido_machine_status(run->machine, &status);
+    return json_pack("{s:s, s:i, s:s, s:i, s:I, s:f, s:I}", "name", run->flags.name, "pid",
+                     (int)getpid(), "state", status.paused ? "paused" : "running", "cpus",
+                     (int)status.cpus, "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
+                     (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
+}
+
+/* The connection is kept until the machine has ended. */
+static void keep_waiter(struct run *run, int *fd)
+{
+    if (run->waiter_count == WAITERS_MAX)
+        return;
+    int copy = fcntl(*fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0)
+        return;
+    run->waiters[run->waiter_count++] = copy;
+    *fd = -1;
+}
+
+static int show_console(struct run *run, int *fd, struct nido_error *err)
+{
+    if (!run->hub)
+        return error_set(err, ENOTSUP, "its console is not here: it was not started with --detach");
+    int copy = fcntl(*fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0)
+        return error_errno(err, errno, "no descriptor is left");
+    console_hub_attach(run->hub, copy);
+    *fd = -1;
+    return 0;
+}
+
+static int answer(void *self, const char *what, json_t *request, json_t **reply, int *fd,
+                  struct nido_error *err)
+{
+    struct run *run = self;
+    if (strcmp(what, "status") == 0) {
+        *reply = status_json(run);
+    } else if (strcmp(what, "stop") == 0) {
+        keep_waiter(run, fd);
+        if (!run->stopped_by)
+            ask_to_end(run, SIGTERM);
+    } else if (strcmp(what, "kill") == 0) {
+        keep_waiter(run, fd);
+        run->stopped_by = SIGKILL;
+        nido_machine_stop(run->machine);
+    } else if (strcmp(what, "pause") == 0) {
+        nido_machine_pause(run->machine);
+    } else if (strcmp(what, "resume") == 0) {
+        nido_machine_resume(run->machine);
+    } else if (strcmp(what, "console") == 0) {
+        return show_console(run, fd, err);
+    } else {
+        return error_set(err, EINVAL, "it does not know '%s'", what);
+    }
+    return 0;
+}
+
+static const struct control_ops control_ops = {.answer = answer};
+
+/* ---- from flags to a machine that runs ---- */
 
 static int watch(struct run *run, struct loop_source *source, int fd,
                  void (*ready)(struct loop_source *, uint32_t), struct nido_error *err)
@@ -206,41 +233,100 @@ static int take_signals(struct run *run, struct nido_error *err)
     sigprocmask(SIG_BLOCK, &set, NULL);
     int ret =
         watch(run, &run->signals, signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), on_signal, err);
-    if (ret < 0)
-        return ret;
-    return watch(run, &run->grace, timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC), on_grace_over,
-                 err);
+    if (ret == 0)
+        ret = watch(run, &run->grace, timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC), on_grace_over,
+                    err);
+    if (ret == 0 && run->flags.timeout_s) {
+        ret = watch(run, &run->timeout, timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC), on_timeout,
+                    err);
+        set_timer(&run->timeout, run->flags.timeout_s);
+    }
+    return ret;
 }
 
-static int take_terminal(struct run *run, struct nido_error *err)
+static bool on_stdio(const struct run *run)
 {
+    return run->flags.config.machine.console == NIDO_CONSOLE_STDIO;
+}
+
+static int take_console(struct run *run, struct nido_error *err)
+{
+    struct nido_config *machine = &run->flags.config.machine;
     run->actions = (struct term_actions){.quit = key_quit, .status = key_status};
-    if (run->config.machine.console != NIDO_CONSOLE_STDIO || !isatty(STDIN_FILENO))
+    if (!on_stdio(run))
         return 0;
-    return term_create(&run->term, STDIN_FILENO, &run->actions, err);
+    if (run->flags.detach) {
+        machine->console = NIDO_CONSOLE_FD;
+        int ret = console_hub_create(&run->hub, run->loop, &run->hub_guest_fd, err);
+        machine->console_fd = run->hub_guest_fd;
+        return ret;
+    }
+    return isatty(STDIN_FILENO) ? term_create(&run->term, STDIN_FILENO, &run->actions, err) : 0;
+}
+
+static int write_pidfile(const struct run *run, struct nido_error *err)
+{
+    const char *path = run->flags.pidfile;
+    if (!path)
+        return 0;
+    FILE *file = fopen(path, "we");
+    if (!file || fprintf(file, "%ld\n", (long)getpid()) < 0 || fclose(file) != 0)
+        return error_errno(err, errno, "pidfile %s: cannot be written", path);
+    return 0;
 }
 
 static int set_up(struct run *run, struct nido_error *err)
 {
+    if (!run->flags.name[0])
+        snprintf(run->flags.name, sizeof(run->flags.name), "nido-%ld", (long)getpid());
     int ret = loop_create(&run->loop, "main", err);
     if (ret == 0)
         ret = take_signals(run, err);
     if (ret == 0)
-        ret = take_terminal(run, err);
+        ret = control_start(&run->control, run->loop, run->flags.name, &control_ops, run, err);
+    if (ret == 0)
+        ret = take_console(run, err);
+    return ret == 0 ? write_pidfile(run, err) : ret;
+}
+
+/* The machine owns the TAPs it gets; one that starts again needs them once more. */
+static int lend_descriptors(struct nido_config *config, struct nido_error *err)
+{
+    for (unsigned i = 0; i < config->net_count; i++) {
+        struct nido_net *net = &config->nets[i];
+        if (net->kind != NIDO_NET_FD)
+            continue;
+        net->fd = fcntl(net->fd, F_DUPFD_CLOEXEC, 3);
+        if (net->fd < 0)
+            return error_errno(err, errno, "--net fd: cannot copy the descriptor");
+    }
+    return 0;
+}
+
+static int build(struct run *run, struct nido_error *err)
+{
+    struct nido_config config = run->flags.config.machine;
     const struct machine_console console = {
         .keys = run->term ? term_keys(run->term) : NULL,
-        .output_closed = run->config.machine.console == NIDO_CONSOLE_STDIO ? console_closed : NULL,
+        .output_closed = on_stdio(run) ? console_closed : NULL,
         .self = run,
     };
+    int ret = 0;
+    if (run->flags.on_reboot == ON_REBOOT_RESTART)
+        ret = lend_descriptors(&config, err);
     if (ret == 0)
-        ret = machine_build(&run->machine, &run->config.machine, &console, err);
+        ret = machine_build(&run->machine, &config, &console, err);
     if (ret == 0)
         ret = watch(run, &run->ended, nido_machine_fd(run->machine), on_ended, err);
     return ret;
 }
 
+/* ---- the end ---- */
+
 static int exit_status(const struct run *run, enum nido_end end)
 {
+    if (run->timed_out)
+        return EXIT_TIME_LIMIT;
     switch (end) {
     case NIDO_POWERED_OFF:
     case NIDO_RESET:
@@ -254,6 +340,19 @@ static int exit_status(const struct run *run, enum nido_end end)
     }
 }
 
+static const char *reason_of(const struct run *run, enum nido_end end)
+{
+    static const char *const reasons[] = {
+        [NIDO_RUNNING] = "failed",  [NIDO_POWERED_OFF] = "powered-off", [NIDO_RESET] = "reset",
+        [NIDO_CRASHED] = "crashed", [NIDO_FAILED] = "failed",           [NIDO_STOPPED] = "stopped",
+    };
+    if (run->timed_out)
+        return "timeout";
+    if (end == NIDO_STOPPED && run->stopped_by)
+        return "signal";
+    return end < ARRAY_SIZE(reasons) ? reasons[end] : "failed";
+}
+
 /* Line by line: a raw terminal needs a carriage return with each. */
 static void print_report(const char *report)
 {
@@ -264,48 +363,114 @@ static void print_report(const char *report)
     }
 }
 
-static int run_to_the_end(struct run *run, struct nido_error *err)
+static int write_result(const struct run *run, enum nido_end end, int status, const char *report)
 {
-    int ret = nido_machine_start(run->machine, err);
+    struct nido_error err;
+    const struct result result = {
+        .reason = reason_of(run, end),
+        .code = status,
+        .signal = run->stopped_by,
+        .wall_ns = clock_now_ns() - run->start_ns,
+        .report = report,
+    };
+    if (!run->flags.result || result_write(run->flags.result, &result, &err) == 0)
+        return status;
+    log_error("%s", err.text);
+    return status ? status : EXIT_NIDO_FAILED;
+}
+
+static bool shall_restart(const struct run *run, enum nido_end end)
+{
+    return end == NIDO_RESET && run->flags.on_reboot == ON_REBOOT_RESTART && !run->stopped_by &&
+           !run->timed_out;
+}
+
+static void destroy_machine(struct run *run)
+{
+    loop_remove(run->loop, &run->ended);
+    nido_machine_destroy(run->machine);
+    run->machine = NULL;
+}
+
+/* A machine from its first instruction to its last. */
+static int run_once(struct run *run, bool *restart, struct nido_error *err)
+{
+    int ret = build(run, err);
+    if (ret == 0)
+        ret = nido_machine_start(run->machine, err);
     if (ret < 0)
         return EXIT_NIDO_FAILED;
+    detach_started(&run->detach, run->flags.name);
     loop_run(run->loop);
     const char *report;
     enum nido_end end = nido_machine_end(run->machine, &report);
     nido_machine_stop(run->machine);
     machine_drain_console(run->machine, run->signals.fd);
+    *restart = shall_restart(run, end);
+    if (*restart) {
+        destroy_machine(run);
+        return 0;
+    }
     print_report(report);
-    return exit_status(run, end);
+    return write_result(run, end, exit_status(run, end), report);
 }
 
 static void tear_down(struct run *run)
 {
+    struct loop_source *sources[] = {&run->signals, &run->grace, &run->timeout};
     nido_machine_destroy(run->machine);
+    console_hub_destroy(run->hub);
+    if (run->hub_guest_fd >= 0)
+        close(run->hub_guest_fd);
+    control_stop(run->control);
     term_destroy(run->term);
     loop_destroy(run->loop);
-    if (run->signals.fd >= 0)
-        close(run->signals.fd);
-    if (run->grace.fd >= 0)
-        close(run->grace.fd);
-    config_finish(&run->config);
+    for (unsigned i = 0; i < ARRAY_SIZE(sources); i++)
+        if (sources[i]->fd >= 0)
+            close(sources[i]->fd);
+    if (run->flags.pidfile && run->control)
+        unlink(run->flags.pidfile);
+    for (unsigned i = 0; i < run->waiter_count; i++)
+        close(run->waiters[i]);
+    run_flags_finish(&run->flags);
+}
+
+static int run_to_the_end(struct run *run, struct nido_error *err)
+{
+    int status = EXIT_NIDO_FAILED;
+    bool restart = true;
+    if (run->flags.detach && detach_begin(&run->detach, err) < 0)
+        return status;
+    if (detach_is_parent(&run->detach))
+        return detach_wait(&run->detach);
+    if (set_up(run, err) < 0)
+        return status;
+    while (restart) {
+        restart = false;
+        status = run_once(run, &restart, err);
+    }
+    return status;
 }
 
 int cmd_run(int argc, char **argv)
 {
     struct run run = {
-        .grace_s = GRACE_DEFAULT_S,
+        .start_ns = clock_now_ns(),
+        .hub_guest_fd = -1,
         .signals.fd = -1,
         .grace.fd = -1,
+        .timeout.fd = -1,
         .quit_task.run = on_quit,
         .output_closed_task.run = on_output_closed,
     };
     struct nido_error err = {0};
     int status = EXIT_NIDO_FAILED;
-    if (parse(&run, argc, argv, &err) == 0) {
-        if (run.help) {
+    detach_init(&run.detach);
+    if (run_flags_parse(&run.flags, argc, argv, &err) == 0) {
+        if (run.flags.help) {
             help_run(stdout);
             status = 0;
-        } else if (set_up(&run, &err) == 0) {
+        } else {
             status = run_to_the_end(&run, &err);
         }
     }

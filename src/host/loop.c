@@ -27,7 +27,8 @@ struct loop {
     bool has_thread;
     _Atomic bool quit;
     _Atomic(struct loop_task *) posted; /* newest first */
-    struct loop_source *always_ready;   /* loop thread */
+    struct loop_source *always_ready;   /* loop thread, as the next */
+    struct loop_source *next_ready;     /* where run_always_ready() goes on */
     /* Events of the turn at hand: loop_remove() blanks those of the source that goes. Loop
      * thread. */
     struct epoll_event batch[EVENTS_PER_TURN];
@@ -106,12 +107,13 @@ static void run_posted(struct loop *loop)
 
 static void run_always_ready(struct loop *loop)
 {
-    struct loop_source *source = loop->always_ready;
-    while (source) {
-        struct loop_source *next = source->next_always_ready;
+    /* A handler may remove any source, itself too. */
+    loop->next_ready = loop->always_ready;
+    while (loop->next_ready) {
+        struct loop_source *source = loop->next_ready;
+        loop->next_ready = source->next_always_ready;
         if (source->events)
             source->ready(source, source->events);
-        source = next;
     }
 }
 
@@ -148,6 +150,7 @@ void loop_run(struct loop *loop)
     while (!atomic_load(&loop->quit))
         turn(loop);
     run_posted(loop);
+    atomic_store(&loop->quit, false); /* it may run again */
 }
 
 static void *run_thread(void *self)
@@ -223,6 +226,8 @@ static void remove_always_ready(struct loop *loop, struct loop_source *source)
         at = &(*at)->next_always_ready;
     if (*at)
         *at = source->next_always_ready;
+    if (loop->next_ready == source)
+        loop->next_ready = source->next_always_ready;
     source->always_ready = false;
 }
 

@@ -61,6 +61,9 @@ static int open_console(struct nido_machine *machine, const struct nido_config *
         return 0;
     case NIDO_CONSOLE_FILE:
         return open_console_file(machine, config->console_file, err);
+    case NIDO_CONSOLE_FD:
+        machine->console_in_fd = machine->console_out_fd = config->console_fd;
+        return 0;
     case NIDO_CONSOLE_NONE:
         return 0;
     }

@@ -11,19 +11,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void child(const char *guest, const char *const *arguments, const int *in, const int *out,
-                  const int *err)
+static void child(const char *const *arguments, const int *in, const int *out, const int *err)
 {
-    char path[512], run[] = "run";
     char *argv[RUNNER_ARGS_MAX + 4];
     int count = 0;
     argv[count++] = getenv("NIDO");
-    argv[count++] = run;
-    if (guest) {
-        snprintf(path, sizeof(path), "--kernel=%s/%s.elf", getenv("NIDO_GUESTS"), guest);
-        argv[count++] = path;
-    }
-    while (*arguments)
+    while (*arguments && count < RUNNER_ARGS_MAX)
         argv[count++] = strdup(*arguments++);
     argv[count] = NULL;
     dup2(in[0], STDIN_FILENO);
@@ -34,7 +27,7 @@ static void child(const char *guest, const char *const *arguments, const int *in
     _exit(126);
 }
 
-void runner_start(struct runner *runner, const char *guest, const char *const *arguments)
+void runner_start_command(struct runner *runner, const char *const *arguments)
 {
     int in[2], out[2], err[2];
     memset(runner, 0, sizeof(*runner));
@@ -43,13 +36,27 @@ void runner_start(struct runner *runner, const char *guest, const char *const *a
     signal(SIGPIPE, SIG_IGN);
     runner->pid = fork();
     if (runner->pid == 0)
-        child(guest, arguments, in, out, err);
+        child(arguments, in, out, err);
     close(in[0]);
     close(out[1]);
     close(err[1]);
     runner->in = in[1];
     runner->out = out[0];
     runner->err = err[0];
+}
+
+void runner_start(struct runner *runner, const char *guest, const char *const *arguments)
+{
+    char path[512];
+    const char *all[RUNNER_ARGS_MAX + 4] = {"run"};
+    int count = 1;
+    if (guest) {
+        snprintf(path, sizeof(path), "--kernel=%s/%s.elf", getenv("NIDO_GUESTS"), guest);
+        all[count++] = path;
+    }
+    while (*arguments && count < RUNNER_ARGS_MAX)
+        all[count++] = *arguments++;
+    runner_start_command(runner, all);
 }
 
 static void close_end(int *fd)
@@ -138,5 +145,11 @@ void runner_finish(struct runner *runner)
 void runner_run(struct runner *runner, const char *guest, const char *const *arguments)
 {
     runner_start(runner, guest, arguments);
+    runner_finish(runner);
+}
+
+void runner_command(struct runner *runner, const char *const *arguments)
+{
+    runner_start_command(runner, arguments);
     runner_finish(runner);
 }

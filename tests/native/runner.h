@@ -24,6 +24,8 @@ struct runner {
 
 /* `guest`: the name of a test guest, or NULL for no --kernel. `arguments` ends with NULL. */
 void runner_start(struct runner *runner, const char *guest, const char *const *arguments);
+/* The same for another command: `arguments` begins with its name. */
+void runner_start_command(struct runner *runner, const char *const *arguments);
 void runner_send(struct runner *runner, const void *bytes, size_t count);
 void runner_close_input(struct runner *runner);
 /* Reads until the output holds `text`. False: it ended without. */
@@ -33,5 +35,6 @@ void runner_finish(struct runner *runner);
 
 /* All at once, with nothing on standard input. */
 void runner_run(struct runner *runner, const char *guest, const char *const *arguments);
+void runner_command(struct runner *runner, const char *const *arguments);
 
 #endif

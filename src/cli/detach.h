@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_CLI_DETACH_H
+#define NIDO_CLI_DETACH_H
+
+/*
+ * --detach: the machine runs in a child process, in a session of its own, and the command returns once it
+ * runs, with its name on standard output, or has failed, with its message. Begun before there are threads.
+ */
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct detach {
+    pid_t child; /* in the parent; 0 in the child; -1 where nothing was detached */
+    int pipe_fd; /* from the child to the parent; -1: none */
+};
+
+void detach_init(struct detach *detach);
+int detach_begin(struct detach *detach, struct nido_error *err);
+bool detach_is_parent(const struct detach *detach);
+
+/* In the parent: the exit status of the command. */
+int detach_wait(struct detach *detach);
+/* In the child, or where nothing was detached: lets the parent go and leaves its terminal. */
+void detach_started(struct detach *detach, const char *name);
+
+#endif

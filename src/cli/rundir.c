@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/rundir.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SUFFIX ".sock"
+
+int rundir_check_name(const char *name, struct nido_error *err)
+{
+    size_t length = strlen(name);
+    bool fine = length > 0 && length < RUNDIR_NAME_BYTES && isalnum((unsigned char)name[0]);
+    for (size_t i = 0; fine && i < length; i++)
+        fine = isalnum((unsigned char)name[i]) || strchr("-_.", name[i]);
+    if (!fine)
+        return error_set(err, EINVAL,
+                         "'%s' cannot be a name; use letters, digits, '-', '_' and '.', at most %d",
+                         name, RUNDIR_NAME_BYTES - 1);
+    return 0;
+}
+
+/* In /tmp somebody else may have been faster with the name. */
+static int make_private(const char *path, struct nido_error *err)
+{
+    struct stat st;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return error_errno(err, errno, "%s: cannot make the directory", path);
+    if (lstat(path, &st) < 0)
+        return error_errno(err, errno, "%s: cannot look at it", path);
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+        return error_set(err, EPERM,
+                         "%s: not a directory that only you can write; remove it, or set "
+                         "XDG_RUNTIME_DIR",
+                         path);
+    return 0;
+}
+
+int rundir_path(char *path, size_t path_bytes, struct nido_error *err)
+{
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    int n = runtime && runtime[0] == '/'
+                ? snprintf(path, path_bytes, "%s/nido", runtime)
+                : snprintf(path, path_bytes, "/tmp/nido-%u", (unsigned)geteuid());
+    if (n < 0 || (size_t)n >= path_bytes)
+        return error_set(err, ENAMETOOLONG, "XDG_RUNTIME_DIR is too long");
+    return make_private(path, err);
+}
+
+int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err)
+{
+    char directory[PATH_MAX];
+    int ret = rundir_check_name(name, err);
+    if (ret == 0)
+        ret = rundir_path(directory, sizeof(directory), err);
+    if (ret < 0)
+        return ret;
+    int n = snprintf(path, UNIX_PATH_BYTES, "%s/%s" SUFFIX, directory, name);
+    if (n < 0 || (size_t)n >= UNIX_PATH_BYTES)
+        return error_set(err, ENAMETOOLONG,
+                         "%s/%s" SUFFIX ": too long for a socket; use a "
+                         "shorter name",
+                         directory, name);
+    return 0;
+}
+
+static int is_socket_name(const struct dirent *entry)
+{
+    size_t length = strlen(entry->d_name), suffix = strlen(SUFFIX);
+    return length > suffix && strcmp(entry->d_name + length - suffix, SUFFIX) == 0;
+}
+
+int rundir_each(bool (*visit)(const char *name, void *self), void *self, struct nido_error *err)
+{
+    char directory[PATH_MAX];
+    struct dirent **entries;
+    int ret = rundir_path(directory, sizeof(directory), err);
+    if (ret < 0)
+        return ret;
+    int count = scandir(directory, &entries, is_socket_name, alphasort);
+    if (count < 0)
+        return error_errno(err, errno, "%s: cannot list it", directory);
+    bool go_on = true;
+    for (int i = 0; i < count; i++) {
+        entries[i]->d_name[strlen(entries[i]->d_name) - strlen(SUFFIX)] = '\0';
+        go_on = go_on && visit(entries[i]->d_name, self);
+        free(entries[i]);
+    }
+    free(entries);
+    return 0;
+}

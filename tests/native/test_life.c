@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of machines that were started and left: names, ps, stop, pause, results. */
+#include "base/checked.h"
+#include "runner.h"
+#include "unit/cmocka_nido.h"
+
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ARGS(...) ((const char *const[]){"--mem=32M", ##__VA_ARGS__, NULL})
+
+static struct runner r;
+static char directory[64];
+
+static int set_up(void **state)
+{
+    strcpy(directory, "/tmp/nido-life-XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    setenv("XDG_RUNTIME_DIR", directory, 1);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf %s", directory);
+    return system(command);
+}
+
+static void tell(const char *command, ...)
+{
+    const char *arguments[RUNNER_ARGS_MAX] = {command};
+    va_list ap;
+    va_start(ap, command);
+    for (int i = 1; i < RUNNER_ARGS_MAX - 1 && arguments[i - 1]; i++)
+        arguments[i] = va_arg(ap, const char *);
+    va_end(ap);
+    runner_command(&r, arguments);
+}
+
+static void start(const char *guest, const char *name)
+{
+    runner_run(&r, guest, ARGS("--detach", "--name", name));
+    assert_int_equal(r.status, 0);
+    assert_memory_equal(r.out_text, name, strlen(name));
+}
+
+static json_int_t status_of(const char *name, const char *key)
+{
+    tell("status", name, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *status = json_loads(r.out_text, 0, NULL);
+    json_int_t value = json_integer_value(json_object_get(status, key));
+    json_decref(status);
+    return value;
+}
+
+static void detached_machines_are_listed_and_stopped_by_name(void **state)
+{
+    start("spin", "one");
+    start("spin", "two");
+    start("spin", "three");
+    tell("ps", NULL);
+    assert_non_null(strstr(r.out_text, "one "));
+    assert_non_null(strstr(r.out_text, "two "));
+    assert_non_null(strstr(r.out_text, "three "));
+    tell("stop", "--force", "two", NULL);
+    assert_int_equal(r.status, 0);
+    tell("ps", NULL);
+    assert_non_null(strstr(r.out_text, "one "));
+    assert_null(strstr(r.out_text, "two "));
+    tell("stop", "--force", "one", NULL);
+    tell("stop", "--force", "three", NULL);
+}
+
+static void a_killed_machine_is_gone_and_its_name_is_free(void **state)
+{
+    start("spin", "m");
+    kill((pid_t)status_of("m", "pid"), SIGKILL);
+    do
+        tell("status", "m", NULL);
+    while (r.status == 0);
+    tell("ps", NULL);
+    assert_null(strstr(r.out_text, "\nm "));
+    start("spin", "m");
+    tell("stop", "--force", "m", NULL);
+}
+
+static void a_name_in_use_is_refused(void **state)
+{
+    start("spin", "m");
+    runner_run(&r, "hello", ARGS("--name", "m"));
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "--name m"));
+    tell("stop", "--force", "m", NULL);
+    assert_int_equal(r.status, 0);
+}
+
+static void unknown_names_and_bad_ones_are_told(void **state)
+{
+    tell("stop", "nobody", NULL);
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "'nobody'"));
+    tell("status", "../x", NULL);
+    assert_int_equal(r.status, 125);
+    tell("pause", NULL);
+    assert_int_equal(r.status, 125);
+    runner_run(&r, "hello", ARGS("--name", "a/b"));
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "--name a/b"));
+}
+
+static void pause_holds_and_resume_lets_go(void **state)
+{
+    start("echo", "m");
+    tell("pause", "m", NULL);
+    json_int_t then = status_of("m", "exits");
+    assert_int_equal(status_of("m", "exits"), then);
+    tell("resume", "m", NULL);
+    while (status_of("m", "exits") <= then)
+        ;
+    tell("stop", "m", "--force", NULL);
+    assert_int_equal(r.status, 0);
+}
+
+static void a_detached_console_shows_what_was_and_takes_keys(void **state)
+{
+    static struct runner viewer;
+    const char *const console[] = {"console", "m", NULL};
+    start("echo", "m");
+    runner_start_command(&viewer, console);
+    runner_send(&viewer, "hello", 5);
+    assert_true(runner_wait_for(&viewer, "hello"));
+    kill(viewer.pid, SIGKILL);
+    runner_finish(&viewer);
+    runner_start_command(&viewer, console);
+    assert_true(runner_wait_for(&viewer, "hello"));
+    runner_send(&viewer, "again.", 6); /* the dot ends the guest, and with it the console */
+    runner_finish(&viewer);
+    assert_string_equal(viewer.out_text, "helloagain");
+    assert_int_equal(viewer.status, 0);
+}
+
+static void a_detached_start_that_fails_says_why(void **state)
+{
+    runner_run(&r, NULL, ARGS("--detach", "--kernel=/does/not/exist"));
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "/does/not/exist"));
+}
+
+static void the_time_limit_ends_a_machine_with_status_124(void **state)
+{
+    runner_run(&r, "spin", ARGS("--timeout=1"));
+    assert_int_equal(r.status, 124);
+    assert_non_null(strstr(r.err_text, "time limit"));
+}
+
+static void a_reboot_can_restart_the_machine(void **state)
+{
+    runner_start(&r, "hello", ARGS("--on-reboot=restart"));
+    assert_true(runner_wait_for(&r, "hello\nhello\nhello\n"));
+    kill(r.pid, SIGTERM);
+    usleep(10000);
+    kill(r.pid, SIGTERM);
+    runner_finish(&r);
+    assert_true(r.status == 0 || r.status == 128 + SIGTERM);
+}
+
+/* What --result says after `guest`; the caller's to free. */
+static json_t *result_of(const char *guest, const char *more)
+{
+    char option[96], path[80];
+    snprintf(path, sizeof(path), "%s/result", directory);
+    snprintf(option, sizeof(option), "--result=%s", path);
+    runner_run(&r, guest, ARGS(option, more));
+    json_t *result = json_load_file(path, 0, NULL);
+    assert_non_null(result);
+    assert_int_equal(json_integer_value(json_object_get(result, "code")), r.status);
+    return result;
+}
+
+static void the_result_file_says_how_it_ended(void **state)
+{
+    static const struct {
+        const char *guest, *more, *reason;
+    } cases[] = {
+        {"power_off", NULL, "powered-off"},
+        {"hello", NULL, "reset"},
+        {"crash", NULL, "crashed"},
+        {"spin", "--timeout=1", "timeout"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        json_t *result = result_of(cases[i].guest, cases[i].more);
+        assert_string_equal(json_string_value(json_object_get(result, "reason")), cases[i].reason);
+        assert_true(json_real_value(json_object_get(result, "wall_s")) > 0);
+        assert_true(json_integer_value(json_object_get(result, "peak_memory_bytes")) > 0);
+        json_decref(result);
+    }
+}
+
+static void the_pidfile_lives_as_long_as_the_machine(void **state)
+{
+    char option[96], path[80];
+    long pid = 0;
+    snprintf(path, sizeof(path), "%s/pid", directory);
+    snprintf(option, sizeof(option), "--pidfile=%s", path);
+    runner_start(&r, "spin", ARGS(option, "--grace=0"));
+    assert_true(runner_wait_for(&r, "spinning"));
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%ld", &pid), 1);
+    fclose(file);
+    assert_int_equal(pid, r.pid);
+    kill(r.pid, SIGTERM);
+    runner_finish(&r);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
+int main(void)
+{
+    if (access("/dev/kvm", R_OK | W_OK) < 0) {
+        printf("/dev/kvm cannot be opened here\n");
+        return 77; /* meson: skipped */
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(detached_machines_are_listed_and_stopped_by_name),
+        cmocka_unit_test(a_killed_machine_is_gone_and_its_name_is_free),
+        cmocka_unit_test(a_name_in_use_is_refused),
+        cmocka_unit_test(unknown_names_and_bad_ones_are_told),
+        cmocka_unit_test(pause_holds_and_resume_lets_go),
+        cmocka_unit_test(a_detached_console_shows_what_was_and_takes_keys),
+        cmocka_unit_test(a_detached_start_that_fails_says_why),
+        cmocka_unit_test(the_time_limit_ends_a_machine_with_status_124),
+        cmocka_unit_test(a_reboot_can_restart_the_machine),
+        cmocka_unit_test(the_result_file_says_how_it_ended),
+        cmocka_unit_test(the_pidfile_lives_as_long_as_the_machine),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
