@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* Aligning the host address like the guest's lets both page tables use 2 MiB pages. */
 #define HUGE_PAGE_BYTES (2 * MIB)
@@ -19,6 +20,7 @@ struct region {
 };
 
 struct mem {
+    enum mem_backing backing;
     unsigned count;
     struct region regions[MEM_REGIONS_MAX];
 };
@@ -81,6 +83,7 @@ int mem_create(struct mem **out, const struct mem_range *ranges, unsigned count,
         free(mem);
         return error_set(err, ENOMEM, "guest memory: out of memory");
     }
+    mem->backing = backing;
     for (unsigned i = 0; i < count; i++) {
         mem->regions[i].range = ranges[i];
         int ret = map_region(&mem->regions[i], backing, err);
@@ -146,6 +149,40 @@ int mem_write(const struct mem *mem, uint64_t gpa, const void *from, size_t leng
         return -EFAULT;
     memcpy(to, from, length);
     return 0;
+}
+
+int mem_gpa_of(const struct mem *mem, const void *at, uint64_t *gpa)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct region *region = &mem->regions[i];
+        uintptr_t offset = (uintptr_t)at - (uintptr_t)region->host;
+        if ((uintptr_t)at >= (uintptr_t)region->host && offset < region->range.length_bytes) {
+            *gpa = region->range.gpa + offset;
+            return 0;
+        }
+    }
+    return -EFAULT;
+}
+
+/* Reserved pages of 2 MiB stay reserved for this process, so nobody would gain. */
+bool mem_can_discard(const struct mem *mem)
+{
+    return mem->backing == MEM_ANONYMOUS;
+}
+
+/* MADV_DONTNEED, because what MADV_FREE gives back is counted as ours until the host runs short.
+ * madvise() would round the length up to a host page, and with it take what nobody offered. */
+int mem_discard(const struct mem *mem, uint64_t gpa, uint64_t length)
+{
+    uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (!length || !is_aligned(gpa | length, page_bytes))
+        return -EINVAL;
+    void *at = find(mem, gpa, length);
+    if (!at)
+        return -EFAULT;
+    if (!mem_can_discard(mem))
+        return -EOPNOTSUPP;
+    return madvise(at, length, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
 
 unsigned mem_region_count(const struct mem *mem)

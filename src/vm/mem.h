@@ -50,6 +50,15 @@ void *mem_for_write(const struct mem *mem, uint64_t gpa, size_t length);
 int mem_read(const struct mem *mem, uint64_t gpa, void *to, size_t length);
 int mem_write(const struct mem *mem, uint64_t gpa, const void *from, size_t length);
 
+/* The way back from a pointer of a door: 0, or -EFAULT where it points to no guest memory. */
+int mem_gpa_of(const struct mem *mem, const void *at, uint64_t *gpa);
+
+/* Gives the memory behind [gpa, gpa + length) back to the host; the guest finds zeroes there when
+ * it comes again. Whole pages of the host's, all in one region: -EINVAL or -EFAULT else, and
+ * -EOPNOTSUPP where the backing cannot (mem_can_discard). Any thread. */
+int mem_discard(const struct mem *mem, uint64_t gpa, uint64_t length);
+bool mem_can_discard(const struct mem *mem);
+
 unsigned mem_region_count(const struct mem *mem);
 struct mem_range mem_region(const struct mem *mem, unsigned index);
 uint64_t mem_total_bytes(const struct mem *mem);

@@ -87,6 +87,42 @@ static void mem_without_reserved_huge_pages_says_how_to_get_them(void **state)
     assert_non_null(strstr(err.text, "vm.nr_hugepages"));
 }
 
+static void mem_finds_the_way_back_from_a_pointer(void **state)
+{
+    uint64_t gpa = 0;
+    uint8_t *at = mem_for_write(*state, 4 * GIB + 123, 1);
+    assert_int_equal(mem_gpa_of(*state, at, &gpa), 0);
+    assert_int_equal(gpa, 4 * GIB + 123);
+    assert_int_equal(mem_gpa_of(*state, &gpa, &gpa), -EFAULT);
+}
+
+static void mem_discards_pages_and_no_others(void **state)
+{
+    uint8_t *bytes = mem_for_write(*state, 0, 4 * MEM_PAGE_BYTES);
+    memset(bytes, 0xaa, 4 * MEM_PAGE_BYTES);
+    assert_int_equal(mem_discard(*state, MEM_PAGE_BYTES, 2 * MEM_PAGE_BYTES), 0);
+    for (size_t i = 0; i < 4 * MEM_PAGE_BYTES; i++)
+        assert_int_equal(bytes[i], i / MEM_PAGE_BYTES % 3 ? 0 : 0xaa);
+}
+
+static void mem_refuses_to_discard_what_is_no_memory_or_no_pages(void **state)
+{
+    static const struct {
+        uint64_t gpa, length;
+        int error;
+    } bad[] = {
+        {0, 0, -EINVAL},
+        {1, MEM_PAGE_BYTES, -EINVAL},
+        {0, MEM_PAGE_BYTES + 1, -EINVAL},
+        {MIB, MEM_PAGE_BYTES, -EFAULT},
+        {0, MIB + MEM_PAGE_BYTES, -EFAULT},
+        {UINT64_MAX - MEM_PAGE_BYTES + 1, MEM_PAGE_BYTES, -EFAULT},
+        {MEM_PAGE_BYTES, UINT64_MAX - MEM_PAGE_BYTES + 1, -EFAULT},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_int_equal(mem_discard(*state, bad[i].gpa, bad[i].length), bad[i].error);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -96,6 +132,9 @@ int main(void)
         cmocka_unit_test(mem_takes_the_last_byte_of_a_region),
         cmocka_unit_test(mem_gives_no_pointer_to_nothing),
         cmocka_unit_test(mem_aligns_the_host_address_like_the_guests),
+        cmocka_unit_test(mem_finds_the_way_back_from_a_pointer),
+        cmocka_unit_test(mem_discards_pages_and_no_others),
+        cmocka_unit_test(mem_refuses_to_discard_what_is_no_memory_or_no_pages),
         cmocka_unit_test(mem_without_reserved_huge_pages_says_how_to_get_them),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
