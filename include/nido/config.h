@@ -49,6 +49,14 @@ enum nido_console {
     NIDO_CONSOLE_FD, /* console_fd, both ways */
 };
 
+/* Memory that the guest does not need goes back to the host. */
+struct nido_balloon {
+    bool present;
+    bool no_reporting;         /* do not let the guest say which of its pages are free */
+    uint64_t target_bytes;     /* taken away from the start; less than the machine has */
+    unsigned stats_interval_s; /* the guest is asked for statistics so often; 0: on request only */
+};
+
 struct nido_config {
     const char *kernel;
     const char *initrd;       /* NULL: none */
@@ -61,6 +69,7 @@ struct nido_config {
     unsigned disk_count;
     struct nido_net nets[NIDO_NETS_MAX];
     unsigned net_count;
+    struct nido_balloon balloon;
     enum nido_console console;
     const char *console_file;
     int console_fd;        /* the caller's; open until the machine is destroyed */

@@ -36,6 +36,19 @@ struct nido_status {
     bool paused;
 };
 
+/* A balloon, and what the guest says of its memory. */
+struct nido_balloon_stats {
+    uint64_t target_bytes;   /* what the guest is asked to give up */
+    uint64_t actual_bytes;   /* what it has given up */
+    uint64_t inflated_bytes; /* given back to the host since the start: given up by the guest, */
+    uint64_t reported_bytes; /* and reported as free by it */
+    bool known;              /* the guest has told what follows */
+    uint64_t age_ns;         /* how long ago that was */
+    uint64_t total_bytes, free_bytes, available_bytes, cache_bytes;
+    uint64_t swap_in_bytes, swap_out_bytes; /* since the guest's start, as the faults */
+    uint64_t major_faults, minor_faults;
+};
+
 int nido_machine_create(struct nido_machine **out, const struct nido_config *config,
                         struct nido_error *err);
 int nido_machine_start(struct nido_machine *machine, struct nido_error *err);
@@ -58,6 +71,13 @@ void nido_machine_resume(struct nido_machine *machine);
 /* Stops the vCPUs where they are, and waits for that. What the guest has written to its console
  * goes out still. The end is NIDO_STOPPED unless it had ended before. */
 void nido_machine_stop(struct nido_machine *machine);
+
+/* Any thread. -ENODEV: the machine has no balloon. The guest follows a new target as it can; the
+ * statistics are what is known now, and it is asked for newer ones. */
+int nido_machine_set_balloon(struct nido_machine *machine, uint64_t target_bytes,
+                             struct nido_error *err);
+int nido_machine_balloon_stats(struct nido_machine *machine, struct nido_balloon_stats *stats,
+                               struct nido_error *err);
 
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status);
 

@@ -4,6 +4,7 @@
 #include "arch/board.h"
 #include "base/clock.h"
 #include "base/own.h"
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
@@ -29,6 +30,7 @@ struct nido_machine {
     struct stream *console;
     int console_in_fd, console_out_fd; /* -1: none */
     bool owns_console_out;
+    struct virtio_device *balloon; /* the board's; NULL: none */
     uint64_t start_ns;
     char names[NIDO_DISKS_MAX + NIDO_NETS_MAX][24];
 };
@@ -190,6 +192,28 @@ static int add_rng(struct nido_machine *machine, struct nido_error *err)
     return ret < 0 ? ret : board_attach_virtio(machine->board, device, irq, err);
 }
 
+static int add_balloon(struct nido_machine *machine, const struct nido_balloon *wanted,
+                       struct nido_error *err)
+{
+    const struct virtio_balloon_options options = {
+        .target_bytes = wanted->target_bytes,
+        .reporting = !wanted->no_reporting,
+        .stats_interval_s = wanted->stats_interval_s,
+    };
+    const struct irq *irq;
+    struct virtio_device *device = NULL;
+    if (!wanted->present)
+        return 0;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = virtio_balloon_create(&device, &options, machine->vm->mem, machine->device_loop, irq,
+                                    err);
+    if (ret < 0)
+        return ret;
+    machine->balloon = device;
+    return board_attach_virtio(machine->board, device, irq, err);
+}
+
 static int add_devices(struct nido_machine *machine, const struct nido_config *config,
                        struct nido_error *err)
 {
@@ -198,6 +222,8 @@ static int add_devices(struct nido_machine *machine, const struct nido_config *c
         ret = add_disk(machine, i, &config->disks[i], err);
     for (unsigned i = 0; ret == 0 && i < config->net_count; i++)
         ret = add_net(machine, i, &config->nets[i], err);
+    if (ret == 0)
+        ret = add_balloon(machine, &config->balloon, err);
     return ret < 0 ? ret : add_rng(machine, err);
 }
 
@@ -224,6 +250,8 @@ static int check(const struct nido_config *config, struct nido_error *err)
     if (config->cpus > NIDO_CPUS_MAX || config->disk_count > NIDO_DISKS_MAX ||
         config->net_count > NIDO_NETS_MAX)
         return error_set(err, EINVAL, "too many vCPUs, disks or networks");
+    if (config->balloon.target_bytes >= (config->mem_bytes ? config->mem_bytes : DEFAULT_MEM_BYTES))
+        return error_set(err, EINVAL, "the balloon takes all the memory that there is, or more");
     return 0;
 }
 
@@ -327,6 +355,32 @@ void nido_machine_status(struct nido_machine *machine, struct nido_status *statu
     };
     for (unsigned i = 0; i < machine->vm->vcpu_count; i++)
         status->exits += atomic_load(&machine->vm->vcpus[i].exits);
+}
+
+static int no_balloon(struct nido_error *err)
+{
+    return error_set(err, ENODEV, "this machine has no balloon; start it with one");
+}
+
+int nido_machine_set_balloon(struct nido_machine *machine, uint64_t target_bytes,
+                             struct nido_error *err)
+{
+    uint64_t most = mem_total_bytes(machine->vm->mem);
+    if (!machine->balloon)
+        return no_balloon(err);
+    if (target_bytes >= most)
+        return error_set(err, ERANGE, "the balloon's target is all that the machine has, or more");
+    virtio_balloon_set_target(machine->balloon, target_bytes);
+    return 0;
+}
+
+int nido_machine_balloon_stats(struct nido_machine *machine, struct nido_balloon_stats *stats,
+                               struct nido_error *err)
+{
+    if (!machine->balloon)
+        return no_balloon(err);
+    virtio_balloon_stats(machine->balloon, stats);
+    return 0;
 }
 
 /* vCPUs first, so that nobody kicks devices; then their threads; then what they used. */
