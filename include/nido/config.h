@@ -57,6 +57,12 @@ struct nido_balloon {
     unsigned stats_interval_s; /* the guest is asked for statistics so often; 0: on request only */
 };
 
+/* When the guest's kernel panics, and its pvpanic driver is loaded. */
+enum nido_on_panic {
+    NIDO_ON_PANIC_EXIT,     /* the machine ends: NIDO_PANICKED */
+    NIDO_ON_PANIC_CONTINUE, /* the guest does what it likes: it may reboot, or stand still */
+};
+
 struct nido_config {
     const char *kernel;
     const char *initrd;       /* NULL: none */
@@ -70,6 +76,7 @@ struct nido_config {
     struct nido_net nets[NIDO_NETS_MAX];
     unsigned net_count;
     struct nido_balloon balloon;
+    enum nido_on_panic on_panic;
     enum nido_console console;
     const char *console_file;
     int console_fd;        /* the caller's; open until the machine is destroyed */

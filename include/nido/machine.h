@@ -26,6 +26,7 @@ enum nido_end {
     NIDO_CRASHED,     /* triple fault, KVM internal error: the report tells */
     NIDO_FAILED,      /* the host could not go on: the report tells */
     NIDO_STOPPED,     /* nido_machine_stop() */
+    NIDO_PANICKED,    /* the guest's kernel says that it has panicked: its console tells */
 };
 
 struct nido_status {

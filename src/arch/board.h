@@ -17,6 +17,8 @@
 #include "host/stream.h"
 #include "vm/machine.h"
 
+#include <nido/config.h>
+
 struct board;
 
 /* The machine outlives nothing here: destroy it first, then the board. */
@@ -32,6 +34,10 @@ int board_next_irq(struct board *board, const struct irq **out, struct nido_erro
  * Owns `device` from here on, also on failure. */
 int board_attach_virtio(struct board *board, struct virtio_device *device, const struct irq *irq,
                         struct nido_error *err);
+
+/* What a panic of the guest's kernel leads to; before the guest starts. The machine's end is the
+ * default. A kernel that has a crash kernel loaded is left to it always. */
+void board_set_on_panic(struct board *board, enum nido_on_panic on_panic);
 
 /* Writes the tables into RAM. With `dump_directory`, into files there too. */
 int board_finish(struct board *board, const char *dump_directory, uint64_t *tables_gpa,

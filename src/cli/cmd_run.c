@@ -332,6 +332,7 @@ static int exit_status(const struct run *run, enum nido_end end)
     case NIDO_RESET:
         return 0;
     case NIDO_CRASHED:
+    case NIDO_PANICKED:
         return EXIT_GUEST_CRASHED;
     case NIDO_STOPPED:
         return run->stopped_by ? EXIT_SIGNAL_BASE + run->stopped_by : 0;
@@ -343,8 +344,10 @@ static int exit_status(const struct run *run, enum nido_end end)
 static const char *reason_of(const struct run *run, enum nido_end end)
 {
     static const char *const reasons[] = {
-        [NIDO_RUNNING] = "failed",  [NIDO_POWERED_OFF] = "powered-off", [NIDO_RESET] = "reset",
-        [NIDO_CRASHED] = "crashed", [NIDO_FAILED] = "failed",           [NIDO_STOPPED] = "stopped",
+        [NIDO_RUNNING] = "failed",    [NIDO_POWERED_OFF] = "powered-off",
+        [NIDO_RESET] = "reset",       [NIDO_CRASHED] = "crashed",
+        [NIDO_FAILED] = "failed",     [NIDO_STOPPED] = "stopped",
+        [NIDO_PANICKED] = "panicked",
     };
     if (run->timed_out)
         return "timeout";

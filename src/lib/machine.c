@@ -267,6 +267,8 @@ static int build(struct nido_machine *machine, const struct nido_config *config,
     if (ret == 0)
         ret = board_create(&machine->board, machine->vm, err);
     if (ret == 0)
+        board_set_on_panic(machine->board, config->on_panic);
+    if (ret == 0)
         ret = connect_console(machine, console, err);
     if (ret == 0)
         ret = loop_create(&machine->device_loop, "loop/0", err);

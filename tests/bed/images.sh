@@ -41,7 +41,7 @@ build_demo() {
 
 # The drivers that guests in our tests can ask for. ext4 and the serial port are built into Debian's cloud kernel.
 guest_modules=(virtio_mmio virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon
-    vmw_vsock_virtio_transport virtiofs button evdev)
+    vmw_vsock_virtio_transport virtiofs button evdev pvpanic-mmio)
 bed_modules=(virtio_pci virtio_blk virtio_console)
 
 build_boot() {

@@ -8,9 +8,11 @@
 #include "arch/x86/layout.h"
 #include "arch/x86/regs.h"
 #include "base/checked.h"
+#include "base/log.h"
 #include "devices/acpi_pm.h"
 #include "devices/i8042.h"
 #include "devices/power.h"
+#include "devices/pvpanic.h"
 #include "devices/rtc_cmos.h"
 #include "devices/serial_8250.h"
 #include "devices/virtio/mmio.h"
@@ -29,6 +31,9 @@ static const uint8_t virtio_gsis[] = {16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 1
 struct board {
     struct machine *machine;
     struct power_switch power;
+    struct pvpanic_listener panic;
+    enum nido_on_panic on_panic;
+    struct log_limit panics;
     struct irq serial_irq, power_button_irq;
     struct device *serial, *acpi_pm; /* the machine's */
     unsigned virtio_count;           /* attached */
@@ -49,6 +54,17 @@ static void switch_reset(struct power_switch *power)
 {
     struct board *board = container_of(power, struct board, power);
     machine_end(board->machine, NIDO_RESET, NULL);
+}
+
+static void on_panic(struct pvpanic_listener *listener, enum pvpanic_event event)
+{
+    struct board *board = container_of(listener, struct board, panic);
+    if (event == PVPANIC_PANICKED && board->on_panic == NIDO_ON_PANIC_EXIT)
+        machine_end(board->machine, NIDO_PANICKED,
+                    "the guest's kernel panicked; its console has the message");
+    else
+        log_warn_limited(&board->panics, "the guest's kernel panicked%s; the machine goes on",
+                         event == PVPANIC_CRASH_LOADED ? " and goes to its crash kernel" : "");
 }
 
 /* Gives the device to the machine, and its registers a place. */
@@ -117,6 +133,22 @@ static int add_acpi_pm(struct board *board, struct nido_error *err)
                            ACPI_PM_PORT_BYTES, err);
 }
 
+static int add_pvpanic(struct board *board, struct nido_error *err)
+{
+    struct device *pvpanic;
+    int ret = pvpanic_create(&pvpanic, &board->panic, err);
+    if (ret < 0)
+        return ret;
+    board->slots[board->slot_count++] = (struct acpi_device){
+        .name = "PEVT",
+        .hid = PVPANIC_ACPI_HID,
+        .space = ACPI_PIO,
+        .base = PVPANIC_PORT,
+        .length_bytes = PVPANIC_PORT_BYTES,
+    };
+    return place(board, pvpanic, &board->machine->pio, PVPANIC_PORT, PVPANIC_PORT_BYTES, err);
+}
+
 int board_create(struct board **out, struct machine *machine, struct nido_error *err)
 {
     struct board *board = calloc(1, sizeof(*board));
@@ -124,6 +156,7 @@ int board_create(struct board **out, struct machine *machine, struct nido_error 
         return error_set(err, ENOMEM, "out of memory");
     board->machine = machine;
     board->power = (struct power_switch){.off = switch_off, .reset = switch_reset};
+    board->panic.happened = on_panic;
     board->serial_irq.fd = board->power_button_irq.fd = -1;
     /* The caller destroys it also after a failure: devices on the bus refer to it. */
     *out = board;
@@ -134,6 +167,8 @@ int board_create(struct board **out, struct machine *machine, struct nido_error 
         ret = add_i8042(board, err);
     if (ret == 0)
         ret = add_acpi_pm(board, err);
+    if (ret == 0)
+        ret = add_pvpanic(board, err);
     return ret;
 }
 
@@ -151,6 +186,11 @@ void board_destroy(struct board *board)
 struct stream_guest *board_console(struct board *board)
 {
     return serial_8250_stream(board->serial);
+}
+
+void board_set_on_panic(struct board *board, enum nido_on_panic on_panic)
+{
+    board->on_panic = on_panic;
 }
 
 int board_next_irq(struct board *board, const struct irq **out, struct nido_error *err)

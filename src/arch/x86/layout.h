@@ -21,6 +21,7 @@
 #define TSS_GPA          0xfffbd000ull
 
 #define COM1_PORT    0x3f8u
+#define PVPANIC_PORT 0x505u
 #define ACPI_PM_PORT 0x600u
 
 #define COM1_GSI         4u
