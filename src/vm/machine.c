@@ -37,13 +37,23 @@ static int add_slot(struct machine *machine, unsigned index, struct nido_error *
     return 0;
 }
 
-static int add_ram(struct machine *machine, const struct machine_config *config,
+static int map_ram(struct machine *machine, const struct machine_config *config,
                    struct nido_error *err)
 {
     struct mem_range ranges[MEM_REGIONS_MAX];
     unsigned count = arch_ram_ranges(config->mem_bytes, ranges);
-    int ret = mem_create(&machine->mem, ranges, count, config->backing, err);
-    for (unsigned i = 0; ret == 0 && i < count; i++)
+    return mem_create(&machine->mem, ranges, count, config->backing, err);
+}
+
+/*
+ * KVM gets the RAM last of all. A new memory slot waits for a grace period of the VM's SRCU, and so does, when
+ * the VM ends, each registration of a device or doorbell that came after it: two waits where there need be
+ * one, half of the time that a machine takes to come and go.
+ */
+static int give_ram(struct machine *machine, struct nido_error *err)
+{
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < mem_region_count(machine->mem); i++)
         ret = add_slot(machine, i, err);
     return ret;
 }
@@ -74,7 +84,7 @@ static int build(struct machine *machine, const struct machine_config *config,
         return error_errno(err, errno, "cannot make an eventfd");
     int ret = open_vm(machine, err);
     if (ret == 0)
-        ret = add_ram(machine, config, err);
+        ret = map_ram(machine, config, err);
     if (ret == 0)
         ret = arch_vm_init(machine, err);
     if (ret == 0)
@@ -173,11 +183,14 @@ int machine_connect_doorbell(struct machine *machine, uint64_t gpa, uint32_t val
 
 int machine_start(struct machine *machine, struct nido_error *err)
 {
+    int ret = give_ram(machine, err);
+    if (ret < 0)
+        return ret;
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
         lock_take(&machine->park_lock);
         machine->running_count++;
         lock_release(&machine->park_lock);
-        int ret = vcpu_start(&machine->vcpus[i], err);
+        ret = vcpu_start(&machine->vcpus[i], err);
         if (ret < 0) {
             machine_vcpu_left(machine);
             machine_stop(machine);

@@ -55,7 +55,7 @@ struct machine {
     int end_fd;        /* an eventfd, readable once the machine has ended */
 };
 
-/* Opens KVM, maps RAM, creates interrupt controllers and vCPUs. */
+/* Opens KVM, maps RAM (which the VM sees from machine_start on), creates interrupt controllers and vCPUs. */
 int machine_create(struct machine **out, const struct machine_config *config,
                    struct nido_error *err);
 void machine_destroy(struct machine *machine); /* takes NULL; stops first */
