@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,8 @@ int error_set(struct nido_error *err, int code, const char *fmt, ...)
 int error_prefix(struct nido_error *err, const char *fmt, ...)
 {
     char old[NIDO_ERROR_TEXT_BYTES];
+    if (!err)
+        return -EINVAL;
     memcpy(old, err->text, sizeof(old));
 
     va_list ap;

@@ -16,7 +16,8 @@
 /* Sets *err to `code` (a positive errno) and the sentence. `err` may be NULL. Returns -code. */
 int error_set(struct nido_error *err, int code, const char *fmt, ...) PRINTF(3, 4);
 
-/* Puts "PREFIX: " before the sentence that is there. Returns -err->code. */
+/* Puts "PREFIX: " before the sentence that is there. Returns -err->code; -EINVAL when `err` is NULL,
+ * so a caller that has no struct keeps the code that it has. */
 int error_prefix(struct nido_error *err, const char *fmt, ...) PRINTF(2, 3);
 
 /* As error_set, with ": " and the system's words for `code` at the end. */

@@ -4,6 +4,7 @@
 
 /* The front end: one function for each command. It alone turns errors into exit statuses. */
 
+#include <stdbool.h>
 #include <stdio.h>
 
 /* Exit statuses that are nido's own. Below 123 they are the guest's command's. */
@@ -24,6 +25,7 @@ int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
-void help_run(FILE *to);
+/* The flags: those that fit a screen, or all. */
+void help_run(FILE *to, bool all);
 
 #endif

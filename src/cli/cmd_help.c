@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#define HELP_COLUMN 36
+#define HELP_COLUMN 27
 
 int cmd_version(int argc, char **argv)
 {
@@ -27,34 +27,56 @@ static void help_nido(FILE *to)
           "  nido doctor                        what this host can do, and what is missing\n"
           "  nido version | help [COMMAND]\n"
           "\n"
-          "'nido help run' lists the flags. Manual: nido(1), nido-run(1).\n",
+          "'nido help run' lists the flags. Manual: nido(1), nido-run(1), nido-config(5).\n",
           to);
 }
 
-void help_run(FILE *to)
+/* On a screen, "FILE[,ro][,id=S]" is "FILE[,...]". */
+static int print_flag(FILE *to, const struct config_key *key, bool all)
+{
+    const char *value = key->value ? key->value : "";
+    int shown = (int)(all ? strlen(value) : strcspn(value, "["));
+    return fprintf(to, "  --%s %.*s%s", key->name, shown, value, value[shown] ? "[,...]" : "");
+}
+
+static void help_key(FILE *to, const struct config_key *key, bool all)
+{
+    int column = print_flag(to, key, all);
+    if (column >= HELP_COLUMN) {
+        putc('\n', to);
+        column = 0;
+    }
+    fprintf(to, "%*s%s", HELP_COLUMN - column, "", key->help);
+    if (key->initial)
+        fprintf(to, " (default: %s)", key->initial);
+    putc('\n', to);
+}
+
+static void help_keys(FILE *to, const struct config_key *keys, unsigned count, bool all)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (all || keys[i].common)
+            help_key(to, &keys[i], all);
+}
+
+void help_run(FILE *to, bool all)
 {
     fputs("nido run --kernel FILE [FLAG...]\n\n", to);
-    for (unsigned i = 0; i < config_key_count; i++) {
-        const struct config_key *key = &config_keys[i];
-        int column = fprintf(to, "  --%s %s", key->name, key->value ? key->value : "");
-        if (column >= HELP_COLUMN)
-            column = fprintf(to, "\n") - 1;
-        fprintf(to, "%*s%s\n", HELP_COLUMN - column, "", key->help);
-    }
-    run_flags_help(to, HELP_COLUMN);
-    fputs("\n"
-          "In a terminal: Ctrl-A x leaves, Ctrl-A c shows the status, Ctrl-A h helps.\n"
-          "\n"
-          "Exit status: 0 the guest powered off or rebooted; 123 it crashed; 124 its time limit "
-          "came;\n"
-          "125 nido failed; 128+n signal n ended it.\n",
+    help_keys(to, config_keys, config_key_count, all);
+    help_keys(to, run_keys, run_key_count, all);
+    if (all)
+        fputs("\nIn a terminal: Ctrl-A x leaves, Ctrl-A c shows the status, Ctrl-A h helps.\n", to);
+    else
+        fputs("\n'nido help run all' lists all flags and forms; the manual: man nido-run\n", to);
+    fputs("Exit status: 0 the guest powered off or rebooted; 123 it crashed; 124 its time\n"
+          "limit came; 125 nido failed; 128+n signal n ended it.\n",
           to);
 }
 
 int cmd_help(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "run") == 0)
-        help_run(stdout);
+        help_run(stdout, argc > 2 && strcmp(argv[2], "all") == 0);
     else
         help_nido(argc > 0 ? stdout : stderr);
     return 0;

@@ -471,8 +471,10 @@ int cmd_run(int argc, char **argv)
     detach_init(&run.detach);
     if (run_flags_parse(&run.flags, argc, argv, &err) == 0) {
         if (run.flags.help) {
-            help_run(stdout);
+            help_run(stdout, run.flags.help_all);
             status = 0;
+        } else if (run.flags.config.dump) {
+            status = config_dump(&run.flags.config, stdout, &err) < 0 ? EXIT_NIDO_FAILED : 0;
         } else {
             status = run_to_the_end(&run, &err);
         }

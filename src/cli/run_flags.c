@@ -8,47 +8,53 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define GRACE_DEFAULT_S 10ul
-#define SECONDS_MAX     (365ul * 86400ul)
+#define SECONDS_MAX (365ul * 86400ul)
 
-static int set_grace(struct run_flags *flags, const char *value, struct nido_error *err)
+static struct run_flags *flags_of(struct config *config)
 {
-    return config_parse_number(value, 0, SECONDS_MAX, &flags->grace_s, err);
+    return container_of(config, struct run_flags, config);
 }
 
-static int set_timeout(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_grace(struct config *config, char *value, struct nido_error *err)
 {
-    return config_parse_number(value, 1, SECONDS_MAX, &flags->timeout_s, err);
+    return config_parse_number(value, 0, SECONDS_MAX, &flags_of(config)->grace_s, err);
 }
 
-static int set_name(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_timeout(struct config *config, char *value, struct nido_error *err)
 {
+    return config_parse_number(value, 1, SECONDS_MAX, &flags_of(config)->timeout_s, err);
+}
+
+static int set_name(struct config *config, char *value, struct nido_error *err)
+{
+    struct run_flags *flags = flags_of(config);
     int ret = rundir_check_name(value, err);
     if (ret == 0)
         strcpy(flags->name, value);
     return ret;
 }
 
-static int set_pidfile(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_pidfile(struct config *config, char *value, struct nido_error *err)
 {
-    flags->pidfile = value;
+    flags_of(config)->pidfile = value;
     return 0;
 }
 
-static int set_result(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_result(struct config *config, char *value, struct nido_error *err)
 {
-    flags->result = value;
+    flags_of(config)->result = value;
     return 0;
 }
 
-static int set_detach(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_detach(struct config *config, char *value, struct nido_error *err)
 {
-    flags->detach = true;
+    flags_of(config)->detach = true;
     return 0;
 }
 
-static int set_on_reboot(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_on_reboot(struct config *config, char *value, struct nido_error *err)
 {
+    struct run_flags *flags = flags_of(config);
     if (strcmp(value, "exit") == 0)
         flags->on_reboot = ON_REBOOT_EXIT;
     else if (strcmp(value, "restart") == 0)
@@ -59,7 +65,7 @@ static int set_on_reboot(struct run_flags *flags, const char *value, struct nido
 }
 
 /* "debug", or "debug,FILE": what is said, and where to. */
-static int set_log(struct run_flags *flags, const char *value, struct nido_error *err)
+static int set_log(struct config *config, char *value, struct nido_error *err)
 {
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     size_t length = strcspn(value, ",");
@@ -72,59 +78,65 @@ static int set_log(struct run_flags *flags, const char *value, struct nido_error
     return error_set(err, EINVAL, "say error, warn, info or debug, and maybe ,FILE");
 }
 
-static const struct own_flag {
-    const char *name, *value, *help; /* value NULL: a switch */
-    int (*set)(struct run_flags *flags, const char *value, struct nido_error *err);
-} own_flags[] = {
-    {"name", "NAME", "what ps, stop and the others call it (default: nido-PID)", set_name},
-    {"detach", NULL, "returns once the machine runs; 'nido console NAME' shows it", set_detach},
-    {"on-reboot", "exit|restart", "what a reboot of the guest does (default: exit)", set_on_reboot},
-    {"timeout", "SECONDS", "stops the machine after that time, with status 124", set_timeout},
-    {"grace", "SECONDS", "from SIGTERM (the power button) to a hard stop (default: 10)", set_grace},
-    {"result", "FILE", "writes a JSON record of how the machine ended", set_result},
-    {"pidfile", "FILE", "writes the process id", set_pidfile},
-    {"log", "LEVEL[,FILE]", "error, warn, info or debug (default: warn, to stderr)", set_log},
+const struct config_key run_keys[] = {
+    {.name = "name",
+     .type = CONFIG_TEXT,
+     .value = "NAME",
+     .help = "what ps, stop and the others call it (nido-PID)",
+     .common = true,
+     .set = set_name},
+    {.name = "detach",
+     .type = CONFIG_SWITCH,
+     .help = "returns once the machine runs; see 'nido console'",
+     .common = true,
+     .set = set_detach},
+    {.name = "on-reboot",
+     .type = CONFIG_TEXT,
+     .value = "exit|restart",
+     .initial = "exit",
+     .help = "what a reboot of the guest does",
+     .set = set_on_reboot},
+    {.name = "timeout",
+     .type = CONFIG_NUMBER,
+     .value = "SECONDS",
+     .help = "stops the machine after that time, with status 124",
+     .common = true,
+     .set = set_timeout},
+    {.name = "grace",
+     .type = CONFIG_NUMBER,
+     .value = "SECONDS",
+     .initial = "10",
+     .help = "from SIGTERM (the power button) to a hard stop",
+     .set = set_grace},
+    {.name = "result",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "writes a JSON record of how the machine ended",
+     .common = true,
+     .set = set_result},
+    {.name = "pidfile",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "writes the process id",
+     .set = set_pidfile},
+    {.name = "log",
+     .type = CONFIG_TEXT,
+     .value = "LEVEL[,FILE]",
+     .initial = "warn",
+     .help = "error, warn, info or debug; to standard error",
+     .set = set_log},
 };
+const unsigned run_key_count = ARRAY_SIZE(run_keys);
 
-static const struct own_flag *find_own(const char *name, size_t length)
+static int unknown_flag(const struct config *config, const char *name, int length,
+                        struct nido_error *err)
 {
-    for (unsigned i = 0; i < ARRAY_SIZE(own_flags); i++)
-        if (strlen(own_flags[i].name) == length && strncmp(own_flags[i].name, name, length) == 0)
-            return &own_flags[i];
-    return NULL;
-}
-
-static int set_own(struct run_flags *flags, const struct own_flag *flag, const char *value,
-                   struct nido_error *err)
-{
-    if (!flag->value && value)
-        return error_set(err, EINVAL, "--%s: it takes no value", flag->name);
-    if (flag->value && (!value || !*value))
-        return error_set(err, EINVAL, "--%s: needs a value: --%s %s", flag->name, flag->name,
-                         flag->value);
-    int ret = flag->set(flags, value, err);
-    return ret < 0 ? error_prefix(err, "--%s %s", flag->name, value) : 0;
-}
-
-static int set_flag(struct run_flags *flags, const char *name, size_t length, const char *value,
-                    struct nido_error *err)
-{
-    const struct config_key *key = config_find(name, length);
-    if (key)
-        return config_set(&flags->config, key, value, err);
-    const struct own_flag *own = find_own(name, length);
-    if (own)
-        return set_own(flags, own, value, err);
-    return error_set(err, EINVAL, "--%.*s is not a flag; 'nido help run' lists them", (int)length,
-                     name);
-}
-
-/* An unknown flag takes none, so that its name is what the message is about. */
-static bool takes_value(const char *name, size_t length)
-{
-    const struct config_key *key = config_find(name, length);
-    const struct own_flag *own = find_own(name, length);
-    return (key && key->value) || (own && own->value);
+    char whole[64];
+    snprintf(whole, sizeof(whole), "%.*s", length, name);
+    const char *nearest = config_nearest_key(config, whole);
+    if (nearest)
+        return error_set(err, EINVAL, "--%s is not a flag; did you mean --%s?", whole, nearest);
+    return error_set(err, EINVAL, "--%s is not a flag; 'nido help run all' lists them", whole);
 }
 
 static bool is_help(const char *argument)
@@ -132,23 +144,33 @@ static bool is_help(const char *argument)
     return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
 }
 
-/* "--flag value" and "--flag=value". */
+/* "--flag value" and "--flag=value"; *i is left at the last argument that belongs to it. An unknown
+ * flag takes none, so that its name is what the message is about. */
+static int parse_flag(struct config *config, char **argv, int *i, struct nido_error *err)
+{
+    const char *name = argv[*i] + 2;
+    size_t length = strcspn(name, "=");
+    const char *value = name[length] ? name + length + 1 : NULL;
+    const struct config_key *key = config_find(config, name, length);
+    if (!key)
+        return unknown_flag(config, name, (int)length, err);
+    if (!value && key->value && argv[*i + 1])
+        value = argv[++*i];
+    return config_set(config, key, value, err);
+}
+
 static int parse(struct run_flags *flags, int argc, char **argv, struct nido_error *err)
 {
     for (int i = 1; i < argc; i++) {
         if (is_help(argv[i])) {
             flags->help = true;
+            flags->help_all = i + 1 < argc && strcmp(argv[i + 1], "all") == 0;
             return 0;
         }
         if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
-            return error_set(err, EINVAL, "'%s' is not a flag; 'nido help run' lists them",
+            return error_set(err, EINVAL, "'%s' is not a flag; 'nido help run all' lists them",
                              argv[i]);
-        const char *name = argv[i] + 2;
-        size_t length = strcspn(name, "=");
-        const char *value = name[length] ? name + length + 1 : NULL;
-        if (!value && takes_value(name, length) && i + 1 < argc)
-            value = argv[++i];
-        int ret = set_flag(flags, name, length, value, err);
+        int ret = parse_flag(&flags->config, argv, &i, err);
         if (ret < 0)
             return ret;
     }
@@ -157,20 +179,11 @@ static int parse(struct run_flags *flags, int argc, char **argv, struct nido_err
 
 int run_flags_parse(struct run_flags *flags, int argc, char **argv, struct nido_error *err)
 {
-    *flags = (struct run_flags){.grace_s = GRACE_DEFAULT_S};
+    *flags = (struct run_flags){.config.more_keys = run_keys, .config.more_count = run_key_count};
     return parse(flags, argc, argv, err);
 }
 
 void run_flags_finish(struct run_flags *flags)
 {
     config_finish(&flags->config);
-}
-
-void run_flags_help(FILE *to, int column)
-{
-    for (unsigned i = 0; i < ARRAY_SIZE(own_flags); i++) {
-        const struct own_flag *flag = &own_flags[i];
-        int width = fprintf(to, "  --%s %s", flag->name, flag->value ? flag->value : "");
-        fprintf(to, "%*s%s\n", MAX(column - width, 1), "", flag->help);
-    }
 }

@@ -2,19 +2,18 @@
 #ifndef NIDO_CLI_RUN_FLAGS_H
 #define NIDO_CLI_RUN_FLAGS_H
 
-/* The flags of nido run: the schema's, which describe the machine, and these, which steer its life. */
+/* The flags of nido run: the schema's, which describe the machine, and these, which steer its life.
+ * A configuration file may hold both. */
 
 #include "base/error.h"
 #include "cli/rundir.h"
 #include "config/config.h"
 
-#include <stdio.h>
-
 enum on_reboot { ON_REBOOT_EXIT, ON_REBOOT_RESTART };
 
 struct run_flags {
     struct config config;
-    bool help;
+    bool help, help_all;
     unsigned long grace_s;
     unsigned long timeout_s; /* 0: none */
     enum on_reboot on_reboot;
@@ -23,11 +22,11 @@ struct run_flags {
     const char *pidfile, *result; /* NULL: none */
 };
 
-/* Starts from the defaults. The flags point into argv. */
+extern const struct config_key run_keys[];
+extern const unsigned run_key_count;
+
+/* Starts from the defaults. */
 int run_flags_parse(struct run_flags *flags, int argc, char **argv, struct nido_error *err);
 void run_flags_finish(struct run_flags *flags);
-
-/* The lines of --help for the flags that are not in the schema. */
-void run_flags_help(FILE *to, int column);
 
 #endif

@@ -4,67 +4,11 @@
 #include "base/checked.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MEM_MIN_BYTES (32 * MIB)
 #define MEM_MAX_BYTES (1024 * GIB)
-
-/* One word of a value such as "root.img,ro,id=root": the path stands first, these follow. */
-struct option {
-    const char *name;
-    bool takes_value;
-    int (*set)(void *target, const char *value, struct nido_error *err);
-};
-
-/* Cuts off the text before the next comma, in place; a doubled comma stands for one. */
-static char *next_word(char **rest)
-{
-    char *start = *rest, *to = start;
-    if (!start)
-        return NULL;
-    for (char *from = start;; from++) {
-        if (from[0] == ',' && from[1] == ',') {
-            from++;
-        } else if (from[0] == ',' || from[0] == '\0') {
-            *rest = from[0] ? from + 1 : NULL;
-            *to = '\0';
-            return start;
-        }
-        *to++ = *from;
-    }
-}
-
-static int set_option(const struct option *options, unsigned count, void *target, char *word,
-                      struct nido_error *err)
-{
-    char *value = strchr(word, '=');
-    if (value)
-        *value++ = '\0';
-    for (unsigned i = 0; i < count; i++) {
-        if (strcmp(options[i].name, word) != 0)
-            continue;
-        if (options[i].takes_value && (!value || !*value))
-            return error_set(err, EINVAL, "'%s' needs a value: %s=...", word, word);
-        if (!options[i].takes_value && value)
-            return error_set(err, EINVAL, "'%s' takes no value", word);
-        int ret = options[i].set(target, value, err);
-        return ret < 0 ? error_prefix(err, "%s", word) : 0;
-    }
-    return error_set(err, EINVAL, "'%s' is not an option here; 'nido help run' lists them", word);
-}
-
-static int set_options(const struct option *options, unsigned count, void *target, char *rest,
-                       struct nido_error *err)
-{
-    int ret = 0;
-    char *word;
-    while (ret == 0 && (word = next_word(&rest)))
-        ret = set_option(options, count, target, word, err);
-    return ret;
-}
 
 static int set_kernel(struct config *config, char *value, struct nido_error *err)
 {
@@ -150,19 +94,20 @@ static int disk_queues(void *target, const char *value, struct nido_error *err)
     return ret;
 }
 
-static const struct option disk_options[] = {
-    {"ro", false, disk_ro},        {"direct", false, disk_direct}, {"id", true, disk_id},
-    {"format", true, disk_format}, {"queues", true, disk_queues},
+static const struct config_option disk_options[] = {
+    {"ro", CONFIG_SWITCH, disk_ro},         {"id", CONFIG_TEXT, disk_id},
+    {"direct", CONFIG_SWITCH, disk_direct}, {"format", CONFIG_TEXT, disk_format},
+    {"queues", CONFIG_NUMBER, disk_queues},
 };
 
 static int add_disk(struct config *config, char *value, struct nido_error *err)
 {
     if (config->machine.disk_count == NIDO_DISKS_MAX)
         return error_set(err, E2BIG, "a machine has at most %u disks", NIDO_DISKS_MAX);
-    struct nido_disk disk = {.path = next_word(&value)};
+    struct nido_disk disk = {.path = config_next_word(&value)};
     if (!*disk.path)
         return error_set(err, EINVAL, "the file's name is empty");
-    int ret = set_options(disk_options, ARRAY_SIZE(disk_options), &disk, value, err);
+    int ret = config_set_options(disk_options, ARRAY_SIZE(disk_options), &disk, value, err);
     if (ret == 0)
         config->machine.disks[config->machine.disk_count++] = disk;
     return ret;
@@ -238,15 +183,16 @@ static int net_mac(void *target, const char *value, struct nido_error *err)
     return 0;
 }
 
-static const struct option net_options[] = {
-    {"user", false, net_user}, {"tap", true, net_tap}, {"fd", true, net_fd},
-    {"none", false, net_none}, {"mac", true, net_mac}, {"publish", true, net_publish},
+static const struct config_option net_options[] = {
+    {"user", CONFIG_SWITCH, net_user}, {"tap", CONFIG_TEXT, net_tap},
+    {"fd", CONFIG_NUMBER, net_fd},     {"none", CONFIG_SWITCH, net_none},
+    {"mac", CONFIG_TEXT, net_mac},     {"publish", CONFIG_TEXTS, net_publish},
 };
 
 static int add_net(struct config *config, char *value, struct nido_error *err)
 {
     struct net_target wanted = {0};
-    int ret = set_options(net_options, ARRAY_SIZE(net_options), &wanted, value, err);
+    int ret = config_set_options(net_options, ARRAY_SIZE(net_options), &wanted, value, err);
     if (ret < 0)
         return ret;
     if (wanted.kinds != 1)
@@ -281,7 +227,6 @@ static int set_console(struct config *config, char *value, struct nido_error *er
 static int set_kernel_cache(struct config *config, char *value, struct nido_error *err)
 {
     config->machine.kernel_cache = strcmp(value, "none") == 0 ? NULL : value;
-    config->kernel_cache_given = true;
     return 0;
 }
 
@@ -291,115 +236,105 @@ static int set_dump_acpi(struct config *config, char *value, struct nido_error *
     return 0;
 }
 
-const struct config_key config_keys[] = {
-    {"kernel", "FILE", "bzImage or ELF vmlinux to boot (needed)", false, set_kernel},
-    {"initrd", "FILE", "initial RAM disk", false, set_initrd},
-    {"cmdline", "TEXT", "kernel command line (default: console=ttyS0)", false, set_cmdline},
-    {"cpus", "N", "vCPUs, 1 to 64 (default: 1)", false, set_cpus},
-    {"mem", "SIZE", "RAM, like 512M or 4G (default: 256M, from 32M)", false, set_mem},
-    {"hugepages", NULL, "take RAM from the host's reserved 2 MiB pages", false, set_hugepages},
-    {"disk", "FILE[,ro][,id=S][,direct][,queues=N]", "raw file or block device; repeat for more",
-     true, add_disk},
-    {"net", "user|tap=NAME|fd=N|none[,mac=ADDR][,publish=[ADDR:]HOST:GUEST[/udp]]...",
-     "network card: without privilege (passt), or on a TAP (default: none)", true, add_net},
-    {"console", "stdio|file=PATH|none", "where the serial port goes (default: stdio)", false,
-     set_console},
-    {"kernel-cache", "DIR|none", "keeps unpacked kernels (default: ~/.cache/nido/kernels)", false,
-     set_kernel_cache},
-    {"dump-acpi", "DIR", "write the ACPI tables to DIR as well", false, set_dump_acpi},
-};
-const unsigned config_key_count = ARRAY_SIZE(config_keys);
-
-_Static_assert(ARRAY_SIZE(config_keys) <= ARRAY_SIZE(((struct config *)0)->seen_count),
-               "every key has a counter");
-
-const struct config_key *config_find(const char *name, size_t length)
+static int set_config(struct config *config, char *value, struct nido_error *err)
 {
-    for (unsigned i = 0; i < config_key_count; i++)
-        if (strlen(config_keys[i].name) == length &&
-            strncmp(config_keys[i].name, name, length) == 0)
-            return &config_keys[i];
-    return NULL;
-}
-
-/* The copy lives as long as the configuration; values are cut up in place. */
-static char *keep_string(struct config *config, const char *text)
-{
-    if (config->string_count == CONFIG_STRINGS_MAX)
-        return NULL;
-    char *copy = strdup(text);
-    if (copy)
-        config->strings[config->string_count++] = copy;
-    return copy;
-}
-
-int config_set(struct config *config, const struct config_key *key, const char *value,
-               struct nido_error *err)
-{
-    if (!key->value && value)
-        return error_set(err, EINVAL, "--%s: it takes no value", key->name);
-    if (key->value && (!value || !*value))
-        return error_set(err, EINVAL, "--%s: needs a value: --%s %s", key->name, key->name,
-                         key->value);
-    if (config->seen_count[key - config_keys]++ && !key->repeatable)
-        return error_set(err, EINVAL, "--%s: given twice; give it once", key->name);
-    char *copy = value ? keep_string(config, value) : NULL;
-    if (value && !copy)
-        return error_set(err, E2BIG, "--%s: too many flags", key->name);
-    int ret = key->set(config, copy, err);
-    return ret < 0 ? error_prefix(err, "--%s %s", key->name, value ? value : "") : 0;
-}
-
-static int check_disks(const struct nido_config *machine, struct nido_error *err)
-{
-    for (unsigned i = 0; i < machine->disk_count; i++)
-        for (unsigned j = 0; j < i; j++)
-            if (machine->disks[i].id && machine->disks[j].id &&
-                strcmp(machine->disks[i].id, machine->disks[j].id) == 0)
-                return error_set(err, EINVAL, "--disk %s: id=%s is taken by %s",
-                                 machine->disks[i].path, machine->disks[i].id,
-                                 machine->disks[j].path);
+    config->file = value;
     return 0;
 }
 
-int config_check(const struct config *config, struct nido_error *err)
+static int set_dump_config(struct config *config, char *value, struct nido_error *err)
 {
-    const struct nido_config *machine = &config->machine;
-    if (!machine->kernel)
-        return error_set(err, EINVAL,
-                         "--kernel is needed: a bzImage or vmlinux, such as /boot/vmlinuz-...");
-    if (config->net_none && machine->net_count)
-        return error_set(err, EINVAL, "--net none contradicts the other --net");
-    int ret = config_check_ports(machine, err);
-    return ret < 0 ? ret : check_disks(machine, err);
+    config->dump = true;
+    return 0;
 }
 
-/* XDG Base Directory Specification: the user's cache, if there is a user with a home. */
-static int default_kernel_cache(struct config *config, struct nido_error *err)
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char path[PATH_MAX];
-    if (cache && cache[0] == '/')
-        snprintf(path, sizeof(path), "%s/nido/kernels", cache);
-    else if (home && home[0] == '/')
-        snprintf(path, sizeof(path), "%s/.cache/nido/kernels", home);
-    else
-        return 0;
-    config->machine.kernel_cache = keep_string(config, path);
-    return config->machine.kernel_cache ? 0 : error_set(err, E2BIG, "too many flags");
-}
-
-int config_finalise(struct config *config, struct nido_error *err)
-{
-    int ret = config_check(config, err);
-    if (ret < 0 || config->kernel_cache_given)
-        return ret;
-    return default_kernel_cache(config, err);
-}
-
-void config_finish(struct config *config)
-{
-    for (unsigned i = 0; i < config->string_count; i++)
-        free(config->strings[i]);
-    config->string_count = 0;
-}
+/* In the order of --help; a default is what the flag would say. */
+const struct config_key config_keys[] = {
+    {.name = "kernel",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "bzImage or ELF vmlinux to boot (needed)",
+     .common = true,
+     .set = set_kernel},
+    {.name = "initrd",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "initial RAM disk",
+     .common = true,
+     .set = set_initrd},
+    {.name = "cmdline",
+     .type = CONFIG_TEXT,
+     .value = "TEXT",
+     .initial = "console=ttyS0",
+     .help = "kernel command line",
+     .common = true,
+     .set = set_cmdline},
+    {.name = "cpus",
+     .type = CONFIG_NUMBER,
+     .value = "N",
+     .initial = "1",
+     .help = "vCPUs, 1 to 64",
+     .common = true,
+     .set = set_cpus},
+    {.name = "mem",
+     .type = CONFIG_SIZE,
+     .value = "SIZE",
+     .initial = "256M",
+     .help = "RAM, like 512M or 4G; from 32M",
+     .common = true,
+     .set = set_mem},
+    {.name = "hugepages",
+     .type = CONFIG_SWITCH,
+     .help = "take RAM from the host's reserved 2 MiB pages",
+     .set = set_hugepages},
+    {.name = "disk",
+     .type = CONFIG_TEXT,
+     .value = "FILE[,ro][,id=S][,direct][,format=raw][,queues=N]",
+     .help = "raw file or block device; repeat for more",
+     .repeatable = true,
+     .common = true,
+     .first = "file",
+     .options = disk_options,
+     .option_count = ARRAY_SIZE(disk_options),
+     .set = add_disk},
+    {.name = "net",
+     .type = CONFIG_TEXT,
+     .value = "user|tap=NAME|fd=N|none[,mac=ADDR][,publish=[ADDR:]HOST:GUEST[/udp]]...",
+     .help = "network card: without privilege, or on a TAP",
+     .repeatable = true,
+     .common = true,
+     .options = net_options,
+     .option_count = ARRAY_SIZE(net_options),
+     .set = add_net},
+    {.name = "console",
+     .type = CONFIG_TEXT,
+     .value = "stdio|file=PATH|none",
+     .initial = "stdio",
+     .help = "where the serial port goes",
+     .common = true,
+     .set = set_console},
+    {.name = "kernel-cache",
+     .type = CONFIG_TEXT,
+     .value = "DIR|none",
+     .initial = "~/.cache/nido/kernels",
+     .help = "keeps unpacked kernels",
+     .set = set_kernel_cache},
+    {.name = "dump-acpi",
+     .type = CONFIG_TEXT,
+     .value = "DIR",
+     .help = "write the ACPI tables to DIR as well",
+     .set = set_dump_acpi},
+    {.name = "config",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "takes flags from a JSON file; see nido-config(5)",
+     .common = true,
+     .flag_only = true,
+     .set = set_config},
+    {.name = "dump-config",
+     .type = CONFIG_SWITCH,
+     .help = "prints what is in force, as JSON for --config, and ends",
+     .flag_only = true,
+     .set = set_dump_config},
+};
+const unsigned config_key_count = ARRAY_SIZE(config_keys);

@@ -8,7 +8,7 @@
 
 static int set(struct config *config, const char *name, const char *value, struct nido_error *err)
 {
-    const struct config_key *key = config_find(name, strlen(name));
+    const struct config_key *key = config_find(config, name, strlen(name));
     assert_non_null(key);
     return config_set(config, key, value, err);
 }

@@ -75,7 +75,7 @@ static void what_is_no_port_is_refused_with_the_words_that_help(void **state)
 
 static int set_net(struct config *config, const char *value, struct nido_error *err)
 {
-    return config_set(config, config_find("net", 3), value, err);
+    return config_set(config, config_find(config, "net", 3), value, err);
 }
 
 static void ports_belong_to_a_user_network(void **state)

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where values come from: flags, then the file, then defaults; the first that has a key wins. */
+#include "config/config.h"
+
+#include "base/checked.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CACHE_PREFIX "~/.cache/"
+
+const struct config_key *config_key_at(const struct config *config, unsigned i)
+{
+    if (i < config_key_count)
+        return &config_keys[i];
+    i -= config_key_count;
+    return i < config->more_count ? &config->more_keys[i] : NULL;
+}
+
+const struct config_key *config_find(const struct config *config, const char *name, size_t length)
+{
+    const struct config_key *key;
+    for (unsigned i = 0; (key = config_key_at(config, i)); i++)
+        if (strlen(key->name) == length && strncmp(key->name, name, length) == 0)
+            return key;
+    return NULL;
+}
+
+const struct config_option *config_find_option(const struct config_key *key, const char *name)
+{
+    for (unsigned i = 0; i < key->option_count; i++)
+        if (strcmp(key->options[i].name, name) == 0)
+            return &key->options[i];
+    return NULL;
+}
+
+static bool is_given(const struct config *config, const struct config_key *key, bool from_file)
+{
+    for (unsigned i = 0; i < config->entry_count; i++)
+        if (config->entries[i].key == key && config->entries[i].from_file == from_file)
+            return true;
+    return false;
+}
+
+static int add_entry(struct config *config, const struct config_key *key, const char *text,
+                     struct config_entry **out, struct nido_error *err)
+{
+    if (config->entry_count == CONFIG_ENTRIES_MAX)
+        return error_set(err, E2BIG, "more than %u values", CONFIG_ENTRIES_MAX);
+    struct config_entry entry = {.key = key};
+    if (text) {
+        entry.text = strdup(text);
+        entry.words = strdup(text);
+        if (!entry.text || !entry.words) {
+            free(entry.text);
+            free(entry.words);
+            return error_set(err, ENOMEM, "out of memory");
+        }
+    }
+    *out = &config->entries[config->entry_count++];
+    **out = entry;
+    return 0;
+}
+
+static int apply(struct config *config, struct config_entry *entry, struct nido_error *err)
+{
+    entry->applied = true;
+    int ret = entry->key->set(config, entry->words, err);
+    if (ret == 0)
+        return 0;
+    const char *text = entry->text ? entry->text : "";
+    if (entry->from_file)
+        return error_prefix(err, "config %s: %s %.200s", config->file, entry->key->name, text);
+    return error_prefix(err, "--%s %.200s", entry->key->name, text);
+}
+
+int config_set(struct config *config, const struct config_key *key, const char *value,
+               struct nido_error *err)
+{
+    struct config_entry *entry;
+    if (!key->value && value)
+        return error_set(err, EINVAL, "--%s: it takes no value", key->name);
+    if (key->value && (!value || !*value))
+        return error_set(err, EINVAL, "--%s: needs a value: --%s %s", key->name, key->name,
+                         key->value);
+    if (!key->repeatable && is_given(config, key, false))
+        return error_set(err, EINVAL, "--%s: given twice; give it once", key->name);
+    int ret = add_entry(config, key, value, &entry, err);
+    return ret < 0 ? error_prefix(err, "--%s", key->name) : apply(config, entry, err);
+}
+
+int config_set_from_file(struct config *config, const struct config_key *key, const char *value,
+                         struct nido_error *err)
+{
+    struct config_entry *entry;
+    if (key->value && !*value)
+        return error_set(err, EINVAL, "needs a value");
+    int ret = add_entry(config, key, value, &entry, err);
+    if (ret == 0)
+        entry->from_file = true;
+    return ret;
+}
+
+static int apply_file(struct config *config, struct nido_error *err)
+{
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && i < config->entry_count; i++) {
+        struct config_entry *entry = &config->entries[i];
+        if (entry->from_file && !is_given(config, entry->key, false))
+            ret = apply(config, entry, err);
+    }
+    return ret;
+}
+
+/* The XDG Base Directory Specification puts the user's cache elsewhere on request. NULL: there is no
+ * user with a home, and so no default. */
+static const char *expand(const char *initial, char path[PATH_MAX])
+{
+    if (strncmp(initial, CACHE_PREFIX, strlen(CACHE_PREFIX)) != 0)
+        return initial;
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int length;
+    if (cache && cache[0] == '/')
+        length = snprintf(path, PATH_MAX, "%s/%s", cache, initial + strlen(CACHE_PREFIX));
+    else if (home && home[0] == '/')
+        length = snprintf(path, PATH_MAX, "%s/%s", home, initial + strlen("~/"));
+    else
+        return NULL;
+    return length < PATH_MAX ? path : NULL;
+}
+
+static int apply_defaults(struct config *config, struct nido_error *err)
+{
+    char path[PATH_MAX];
+    const struct config_key *key;
+    int ret = 0;
+    for (unsigned i = 0; ret == 0 && (key = config_key_at(config, i)); i++) {
+        const char *text = key->initial ? expand(key->initial, path) : NULL;
+        struct config_entry *entry;
+        if (!text || is_given(config, key, false) || is_given(config, key, true))
+            continue;
+        ret = add_entry(config, key, text, &entry, err);
+        if (ret == 0)
+            ret = apply(config, entry, err);
+    }
+    return ret;
+}
+
+static int check_disks(const struct nido_config *machine, struct nido_error *err)
+{
+    for (unsigned i = 0; i < machine->disk_count; i++)
+        for (unsigned j = 0; j < i; j++)
+            if (machine->disks[i].id && machine->disks[j].id &&
+                strcmp(machine->disks[i].id, machine->disks[j].id) == 0)
+                return error_set(err, EINVAL, "--disk %s: id=%s is taken by %s",
+                                 machine->disks[i].path, machine->disks[i].id,
+                                 machine->disks[j].path);
+    return 0;
+}
+
+int config_check(const struct config *config, struct nido_error *err)
+{
+    const struct nido_config *machine = &config->machine;
+    if (!machine->kernel)
+        return error_set(err, EINVAL,
+                         "--kernel is needed: a bzImage or vmlinux, such as /boot/vmlinuz-...");
+    if (config->net_none && machine->net_count)
+        return error_set(err, EINVAL, "--net none contradicts the other --net");
+    int ret = config_check_ports(machine, err);
+    return ret < 0 ? ret : check_disks(machine, err);
+}
+
+int config_finalise(struct config *config, struct nido_error *err)
+{
+    int ret = config->file ? config_load(config, config->file, err) : 0;
+    if (ret == 0)
+        ret = apply_file(config, err);
+    if (ret == 0)
+        ret = apply_defaults(config, err);
+    return ret < 0 ? ret : config_check(config, err);
+}
+
+void config_finish(struct config *config)
+{
+    for (unsigned i = 0; i < config->entry_count; i++) {
+        free(config->entries[i].text);
+        free(config->entries[i].words);
+    }
+    config->entry_count = 0;
+}
