@@ -27,15 +27,24 @@
 
 /* ---- loop thread: interrupts and kicks ---- */
 
+static void add(_Atomic uint64_t *counter, uint64_t count)
+{
+    uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, old + count, memory_order_relaxed);
+}
+
 static void interrupt(struct virtio_device *device, uint32_t why)
 {
+    add(&device->interrupts, 1);
     atomic_fetch_or(&device->interrupt_status, why);
     irq_pulse(device->irq);
 }
 
 void virtio_flush(struct virtio_device *device, unsigned queue)
 {
-    if (virtq_flush(&device->queues[queue].ring))
+    struct virtq *ring = &device->queues[queue].ring;
+    add(&device->completions, (uint16_t)(ring->next_used - ring->published_used));
+    if (virtq_flush(ring))
         interrupt(device, VIRTIO_INTERRUPT_QUEUE);
 }
 
@@ -59,8 +68,9 @@ static void on_kick_fd(struct loop_source *source, uint32_t events)
     struct virtio_queue *queue = container_of(source, struct virtio_queue, source);
     uint64_t count;
     /* Drained first: a kick that comes while we look is a new event. */
-    ssize_t ignored = read(queue->kick_fd, &count, sizeof(count));
-    (void)ignored; /* EAGAIN: somebody was faster */
+    if (read(queue->kick_fd, &count, sizeof(count)) < 0)
+        count = 0; /* EAGAIN: somebody was faster */
+    add(&queue->device->kicks, count);
     kick(queue);
 }
 

@@ -89,6 +89,9 @@ struct virtio_device {
     bool active;
     struct virtio_queue queues[VIRTIO_QUEUES_MAX];
 
+    /* Written by the loop thread, for anybody to read. */
+    _Atomic uint64_t kicks, completions, interrupts;
+
     /* Any thread. */
     _Atomic uint32_t interrupt_status;
     _Atomic uint32_t config_generation;

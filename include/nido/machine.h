@@ -50,6 +50,14 @@ struct nido_balloon_stats {
     uint64_t major_faults, minor_faults;
 };
 
+/* "exits.mmio", "blk vda.kicks": a name and how often since the machine was made. */
+struct nido_counter {
+    char name[48];
+    uint64_t value;
+};
+
+#define NIDO_COUNTERS_MAX 128u
+
 int nido_machine_create(struct nido_machine **out, const struct nido_config *config,
                         struct nido_error *err);
 int nido_machine_start(struct nido_machine *machine, struct nido_error *err);
@@ -81,6 +89,11 @@ int nido_machine_balloon_stats(struct nido_machine *machine, struct nido_balloon
                                struct nido_error *err);
 
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status);
+
+/* Any thread. Fills at most `max` counters and returns how many: exits by reason, and kicks, completed requests
+ * and interrupts of each device. */
+unsigned nido_machine_counters(struct nido_machine *machine, struct nido_counter *counters,
+                               unsigned max);
 
 /* Takes NULL. Stops first. Everything acknowledged to the guest as flushed is on the host's
  * disk. */

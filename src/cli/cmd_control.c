@@ -78,7 +78,7 @@ static void print_pairs(const json_t *reply)
     json_object_foreach((json_t *)(uintptr_t)reply, key, value)
     {
         char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
-        printf("%-16s %s\n", key, json_is_string(value) ? json_string_value(value) : text);
+        printf("%-24s %s\n", key, json_is_string(value) ? json_string_value(value) : text);
         free(text);
     }
 }
@@ -103,7 +103,8 @@ static const char *take_name(int argc, char **argv, const char *flag, bool *flag
     return NULL;
 }
 
-int cmd_status(int argc, char **argv)
+/* Asks, and shows what came back. */
+static int show(int argc, char **argv, const char *what)
 {
     bool as_json = false;
     const char *name = take_name(argc, argv, "--json", &as_json);
@@ -111,7 +112,7 @@ int cmd_status(int argc, char **argv)
     json_t *reply;
     if (!name)
         return EXIT_NIDO_FAILED;
-    if (control_ask(name, "status", &reply, NULL, &err) < 0)
+    if (control_ask(name, what, &reply, NULL, &err) < 0)
         return fail(&err);
     json_object_del(reply, "ok");
     if (as_json) {
@@ -122,6 +123,16 @@ int cmd_status(int argc, char **argv)
     }
     json_decref(reply);
     return 0;
+}
+
+int cmd_status(int argc, char **argv)
+{
+    return show(argc, argv, "status");
+}
+
+int cmd_stats(int argc, char **argv)
+{
+    return show(argc, argv, "stats");
 }
 
 static int tell(int argc, char **argv, const char *what)

@@ -157,6 +157,16 @@ static json_t *status_json(const struct run *run)
                      (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
 }
 
+static json_t *counters_json(const struct run *run)
+{
+    struct nido_counter counters[NIDO_COUNTERS_MAX];
+    unsigned count = nido_machine_counters(run->machine, counters, NIDO_COUNTERS_MAX);
+    json_t *json = json_object();
+    for (unsigned i = 0; i < count; i++)
+        json_object_set_new(json, counters[i].name, json_integer((json_int_t)counters[i].value));
+    return json;
+}
+
 /* The connection is kept until the machine has ended. */
 static void keep_waiter(struct run *run, int *fd)
 {
@@ -187,6 +197,8 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
     struct run *run = self;
     if (strcmp(what, "status") == 0) {
         *reply = status_json(run);
+    } else if (strcmp(what, "stats") == 0) {
+        *reply = counters_json(run);
     } else if (strcmp(what, "stop") == 0) {
         keep_waiter(run, fd);
         if (!run->stopped_by)

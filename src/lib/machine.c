@@ -11,6 +11,7 @@
 #include "host/disk.h"
 #include "host/net.h"
 #include "host/net_passt.h"
+#include "lib/counters.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +32,8 @@ struct nido_machine {
     int console_in_fd, console_out_fd; /* -1: none */
     bool owns_console_out;
     struct virtio_device *balloon; /* the board's; NULL: none */
+    unsigned device_count;
+    struct virtio_device *devices[MACHINE_DEVICES_MAX]; /* the board's */
     uint64_t start_ns;
     char names[NIDO_DISKS_MAX + NIDO_NETS_MAX][24];
 };
@@ -92,6 +95,16 @@ static int connect_console(struct nido_machine *machine, const struct machine_co
                          &config, err);
 }
 
+/* Owns `device` from here on, also on failure. */
+static int attach(struct nido_machine *machine, struct virtio_device *device, const struct irq *irq,
+                  struct nido_error *err)
+{
+    int ret = board_attach_virtio(machine->board, device, irq, err);
+    if (ret == 0)
+        machine->devices[machine->device_count++] = device;
+    return ret;
+}
+
 static unsigned disk_queues(const struct nido_machine *machine, const struct nido_disk *wanted)
 {
     if (wanted->queues)
@@ -126,7 +139,7 @@ static int add_disk(struct nido_machine *machine, unsigned index, const struct n
         disk_close(disk);
         return ret;
     }
-    return board_attach_virtio(machine->board, device, irq, err);
+    return attach(machine, device, irq, err);
 }
 
 /* Locally administered, and not the same for two machines of one host. */
@@ -179,7 +192,7 @@ static int add_net(struct nido_machine *machine, unsigned index, const struct ni
         net_close(net);
         return ret;
     }
-    return board_attach_virtio(machine->board, device, irq, err);
+    return attach(machine, device, irq, err);
 }
 
 static int add_rng(struct nido_machine *machine, struct nido_error *err)
@@ -189,7 +202,7 @@ static int add_rng(struct nido_machine *machine, struct nido_error *err)
     int ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
         ret = virtio_rng_create(&device, machine->vm->mem, machine->device_loop, irq, err);
-    return ret < 0 ? ret : board_attach_virtio(machine->board, device, irq, err);
+    return ret < 0 ? ret : attach(machine, device, irq, err);
 }
 
 static int add_balloon(struct nido_machine *machine, const struct nido_balloon *wanted,
@@ -211,7 +224,7 @@ static int add_balloon(struct nido_machine *machine, const struct nido_balloon *
     if (ret < 0)
         return ret;
     machine->balloon = device;
-    return board_attach_virtio(machine->board, device, irq, err);
+    return attach(machine, device, irq, err);
 }
 
 static int add_devices(struct nido_machine *machine, const struct nido_config *config,
@@ -347,6 +360,12 @@ void machine_drain_console(struct nido_machine *machine, int stop_fd)
         stream_drain(machine->console, stop_fd);
 }
 
+unsigned nido_machine_counters(struct nido_machine *machine, struct nido_counter *counters,
+                               unsigned max)
+{
+    return counters_fill(machine->vm, machine->devices, machine->device_count, counters, max);
+}
+
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status)
 {
     *status = (struct nido_status){
@@ -355,8 +374,7 @@ void nido_machine_status(struct nido_machine *machine, struct nido_status *statu
         .uptime_ns = machine->start_ns ? clock_now_ns() - machine->start_ns : 0,
         .paused = machine_is_paused(machine->vm),
     };
-    for (unsigned i = 0; i < machine->vm->vcpu_count; i++)
-        status->exits += atomic_load(&machine->vm->vcpus[i].exits);
+    status->exits = counters_all_exits(machine->vm);
 }
 
 static int no_balloon(struct nido_error *err)

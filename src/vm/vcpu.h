@@ -18,6 +18,8 @@
 
 struct machine;
 
+#define VCPU_EXIT_REASONS 32
+
 struct vcpu {
     unsigned index;
     int fd;
@@ -27,8 +29,9 @@ struct vcpu {
     pthread_t thread;
     bool has_thread;
     _Atomic bool stop;
-    _Atomic bool pause;     /* asked to park; see machine_pause() */
-    _Atomic uint64_t exits; /* to this process, of any kind; written by its thread */
+    _Atomic bool pause; /* asked to park; see machine_pause() */
+    /* Exits to this process by reason (KVM_EXIT_*; 0 stands for all others too); written by its thread. */
+    _Atomic uint64_t exits[VCPU_EXIT_REASONS];
 };
 
 int vcpu_create(struct vcpu *vcpu, struct machine *machine, unsigned index, struct nido_error *err);

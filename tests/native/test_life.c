@@ -127,6 +127,18 @@ static void pause_holds_and_resume_lets_go(void **state)
     assert_int_equal(r.status, 0);
 }
 
+static void stats_count_exits_and_what_devices_did(void **state)
+{
+    start("echo", "m");
+    tell("stats", "m", "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *stats = json_loads(r.out_text, 0, NULL);
+    assert_true(json_integer_value(json_object_get(stats, "exits.io")) > 0);
+    assert_non_null(json_object_get(stats, "rng.kicks"));
+    json_decref(stats);
+    tell("stop", "m", "--force", NULL);
+}
+
 static void a_detached_console_shows_what_was_and_takes_keys(void **state)
 {
     static struct runner viewer;
@@ -232,6 +244,7 @@ int main(void)
         cmocka_unit_test(a_name_in_use_is_refused),
         cmocka_unit_test(unknown_names_and_bad_ones_are_told),
         cmocka_unit_test(pause_holds_and_resume_lets_go),
+        cmocka_unit_test(stats_count_exits_and_what_devices_did),
         cmocka_unit_test(a_detached_console_shows_what_was_and_takes_keys),
         cmocka_unit_test(a_detached_start_that_fails_says_why),
         cmocka_unit_test(the_time_limit_ends_a_machine_with_status_124),
