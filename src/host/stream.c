@@ -269,26 +269,53 @@ int stream_drain(struct stream *stream, int stop_fd)
 }
 
 /* Two watches on one descriptor do not go into one epoll. */
-static int open_descriptors(struct stream *stream)
+static int open_descriptors(struct stream *stream, int in_fd, int out_fd)
 {
-    const struct stream_config *config = &stream->config;
-    stream->in.source =
-        (struct loop_source){.fd = config->in_fd, .events = EPOLLIN, .ready = on_in_ready};
-    stream->out.source =
-        (struct loop_source){.fd = config->out_fd, .events = EPOLLOUT, .ready = on_out_ready};
-    stream->in_ended = config->in_fd < 0;
-    stream->out_closed = config->out_fd < 0;
-    if (config->in_fd >= 0 && config->in_fd == config->out_fd) {
-        stream->own_out_fd = fcntl(config->out_fd, F_DUPFD_CLOEXEC, 0);
-        stream->out.source.fd = stream->own_out_fd;
-        if (stream->own_out_fd < 0)
+    stream->in_ended = in_fd < 0;
+    stream->out_closed = out_fd < 0;
+    if (in_fd >= 0 && in_fd == out_fd) {
+        out_fd = stream->own_out_fd = fcntl(in_fd, F_DUPFD_CLOEXEC, 0);
+        if (out_fd < 0) {
+            stream->in_ended = stream->out_closed = true;
             return -errno;
+        }
     }
+    stream->in.source = (struct loop_source){.fd = in_fd, .events = EPOLLIN, .ready = on_in_ready};
+    stream->out.source =
+        (struct loop_source){.fd = out_fd, .events = EPOLLOUT, .ready = on_out_ready};
+    return 0;
+}
+
+static int open_helpers(struct stream *stream)
+{
     stream->drained_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     stream->retry_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
     stream->retry.source =
         (struct loop_source){.fd = stream->retry_fd, .events = EPOLLIN, .ready = on_retry};
     return stream->drained_fd < 0 || stream->retry_fd < 0 ? -errno : 0;
+}
+
+static void unwatch_all(struct stream *stream)
+{
+    set_watched(stream, &stream->in, false);
+    set_watched(stream, &stream->out, false);
+    set_watched(stream, &stream->retry, false);
+}
+
+int stream_connect(struct stream *stream, int in_fd, int out_fd)
+{
+    unwatch_all(stream);
+    own_close_fd(&stream->own_out_fd);
+    stream->own_out_fd = -1;
+    stream->held_start = stream->held_count = 0;
+    int ret = open_descriptors(stream, in_fd, out_fd);
+    stream_wake(stream->guest);
+    return ret;
+}
+
+bool stream_holds_input(const struct stream *stream)
+{
+    return stream->held_count > 0;
 }
 
 int stream_create(struct stream **out, struct loop *loop, struct stream_guest *guest,
@@ -303,7 +330,9 @@ int stream_create(struct stream **out, struct loop *loop, struct stream_guest *g
     stream->own_out_fd = stream->drained_fd = stream->retry_fd = -1;
     stream->wake_task.run = run_wake;
     stream->drain_task.run = run_drain;
-    int ret = open_descriptors(stream);
+    int ret = open_helpers(stream);
+    if (ret == 0)
+        ret = open_descriptors(stream, config->in_fd, config->out_fd);
     if (ret < 0) {
         stream_destroy(stream);
         return error_errno(err, -ret, "%s: cannot set up its descriptors", config->name);
@@ -323,9 +352,7 @@ void stream_destroy(struct stream *stream)
         stream->guest->wake = NULL;
         stream->guest->stream = NULL;
     }
-    set_watched(stream, &stream->in, false);
-    set_watched(stream, &stream->out, false);
-    set_watched(stream, &stream->retry, false);
+    unwatch_all(stream);
     own_close_fd(&stream->own_out_fd);
     own_close_fd(&stream->drained_fd);
     own_close_fd(&stream->retry_fd);

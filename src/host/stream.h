@@ -80,6 +80,14 @@ int stream_create(struct stream **out, struct loop *loop, struct stream_guest *g
                   const struct stream_config *config, struct nido_error *err);
 void stream_destroy(struct stream *stream); /* after the loop has stopped; takes NULL */
 
+/* On the loop's thread, or before it starts, but not from a callback of the stream: puts other
+ * descriptors in place of those that were (-1, -1: none). What the guest has not taken of the old
+ * input is lost. On failure there are none. */
+int stream_connect(struct stream *stream, int in_fd, int out_fd);
+
+/* On the loop's thread: whether bytes were read that the device has not taken yet. */
+bool stream_holds_input(const struct stream *stream);
+
 /* Waits until all that the guest has sent is written out (or nobody is there to read it). For the
  * end of a machine: vCPUs have stopped, the loop's thread still runs, the caller is not it. Returns
  * 0, or -EINTR as soon as `stop_fd` (a signalfd, an eventfd; -1: none) is readable. */
