@@ -20,8 +20,10 @@ struct nido_disk {
     const char *path;
     const char *id; /* the serial number that the guest sees; NULL: vda, vdb, ... */
     bool read_only;
-    bool direct;     /* bypass the host's page cache (O_DIRECT) */
-    unsigned queues; /* 1 to 16; 0: one for each vCPU, at most 4 */
+    bool direct;       /* bypass the host's page cache (O_DIRECT) */
+    bool raw_for_sure; /* raw even if it starts like an image of another kind, as a guest may
+                        * make it do */
+    unsigned queues;   /* 1 to 16; 0: one for each vCPU, at most 4 */
 };
 
 enum nido_net_kind { NIDO_NET_TAP, NIDO_NET_FD, NIDO_NET_USER };

@@ -16,7 +16,7 @@ static json_t *scalar_json(enum config_type type, const char *text)
 {
     char *end;
     errno = 0;
-    long long number = type == CONFIG_NUMBER ? strtoll(text, &end, 10) : 0;
+    long long number = strtoll(text, &end, 10);
     if (type == CONFIG_NUMBER && errno == 0 && end != text && !*end)
         return json_integer(number);
     return json_string(text);

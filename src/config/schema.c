@@ -79,8 +79,10 @@ static int disk_id(void *target, const char *value, struct nido_error *err)
 
 static int disk_format(void *target, const char *value, struct nido_error *err)
 {
-    if (strcmp(value, "raw") == 0)
+    if (strcmp(value, "raw") == 0) {
+        ((struct nido_disk *)target)->raw_for_sure = true;
         return 0;
+    }
     return error_set(err, EINVAL, "'%s' is not supported; convert it with qemu-img convert -O raw",
                      value);
 }

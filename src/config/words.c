@@ -98,7 +98,7 @@ static unsigned distance(const char *a, const char *b)
 static void consider(const char *wrong, const char *name, const char **best, unsigned *least)
 {
     unsigned d = distance(wrong, name);
-    if (d >= *least || d >= strlen(name))
+    if (d >= *least || 2 * d > strlen(wrong))
         return;
     *least = d;
     *best = name;

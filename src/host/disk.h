@@ -83,13 +83,14 @@ struct disk {
 struct disk_config {
     const char *path;
     bool read_only;
-    bool direct; /* O_DIRECT */
+    bool direct;       /* O_DIRECT */
+    bool raw_for_sure; /* whatever it starts with */
 };
 
 /* Opens and locks the file so that two machines cannot write it (readers share; QEMU and qemu-img
  * see the lock too). Refuses what is not a regular file or block device, is not a multiple of 512
- * bytes, is empty, is locked, or (for a file that starts with the magic of qcow2, vmdk, vdi...) not
- * raw, each with its next step. */
+ * bytes, is empty, is locked, or (for a file that starts with the magic of qcow2, vmdk, vdi..., and
+ * is not raw_for_sure) not raw, each with its next step. */
 int disk_open_raw(struct disk **out, const struct disk_config *config, struct loop *loop,
                   struct nido_error *err);
 

@@ -368,9 +368,11 @@ int disk_file_expect_raw(const struct disk_file *file, const char *path, struct 
         return error_errno(err, got < 0 ? errno : EIO, "disk %s: cannot read its start", path);
     for (size_t i = 0; i < ARRAY_SIZE(formats); i++)
         if (memcmp(start + formats[i].offset, formats[i].magic, formats[i].magic_bytes) == 0)
-            return error_set(err, EINVAL,
-                             "disk %s: this is a %s image; convert it with qemu-img convert -f %s "
-                             "-O raw %s disk.raw, and attach disk.raw",
-                             path, formats[i].name, formats[i].name, path);
+            return error_set(
+                err, EINVAL,
+                "disk %s: this is a %s image; convert it with qemu-img convert -f %s "
+                "-O raw %s disk.raw, and attach disk.raw; or say format=raw if a guest "
+                "wrote that to a raw disk",
+                path, formats[i].name, formats[i].name, path);
     return 0;
 }

@@ -117,7 +117,11 @@ static int add_disk(struct nido_machine *machine, unsigned index, const struct n
                     struct nido_error *err)
 {
     const struct disk_config disk_config = {
-        .path = wanted->path, .read_only = wanted->read_only, .direct = wanted->direct};
+        .path = wanted->path,
+        .read_only = wanted->read_only,
+        .direct = wanted->direct,
+        .raw_for_sure = wanted->raw_for_sure,
+    };
     const struct irq *irq;
     struct disk *disk = NULL;
     struct virtio_device *device = NULL;

@@ -70,16 +70,32 @@ static void config_refuses_bad_values_by_name(void **state)
         {"disk", "a.img,format=qcow2", "qemu-img convert"},
         {"disk", "a.img,queues=0", "from 1 to 16"},
         {"disk", "a.img,queues=17", "from 1 to 16"},
+        {"disk", "a.img,ro,ro", "'ro' is given twice"},
+        {"disk", "a.img,id=a,id=b", "'id' is given twice"},
+        {"disk", "a.img,format=raw,format=raw", "'format' is given twice"},
+        {"disk", "a.img,", "'' is not an option"},
+        {"disk", "a.img,=x", "'' is not an option"},
         {"net", "tap", "needs a value"},
         {"net", "tap0", "not an option"},
         {"net", "mac=52:54:00:12:34:56", "say one of"},
         {"net", "tap=a,fd=3", "say one of"},
+        {"net", "tap=a,tap=b", "'tap' is given twice"},
+        {"net", "user,none", "say one of"},
+        {"net", "user=1", "takes no value"},
+        {"net", "tap=a,publish=80:80", "publish= goes with user"},
+        {"net", "user,publish", "needs a value"},
         {"net", "fd=1", "from 3"},
         {"net", "fd=x", "not a number"},
         {"net", "tap=a,mac=52:54:00:12:34", "six bytes"},
         {"net", "tap=a,mac=52:54:00:12:34:5g", "six bytes"},
         {"net", "tap=a,mac=53:54:00:12:34:56", "multicast"},
         {"net", "tap=a,mac=00:00:00:00:00:00", "no address"},
+        {"kernel", NULL, "needs a value"},
+        {"cmdline", NULL, "needs a value"},
+        {"kernel-cache", "", "needs a value"},
+        {"dump-acpi", "", "needs a value"},
+        {"config", "", "needs a value"},
+        {"dump-config", "1", "takes no value"},
         {"console", "vga", "say stdio"},
         {"console", "file=", "say stdio"},
     };
@@ -94,13 +110,71 @@ static void config_refuses_bad_values_by_name(void **state)
     }
 }
 
-static void config_refuses_a_key_given_twice(void **state)
+/* A value that each key takes: the default, or this. */
+static const char *good_value(const struct config_key *key)
 {
+    if (strcmp(key->name, "net") == 0)
+        return "user";
+    if (!key->value)
+        return NULL;
+    return key->initial ? key->initial : "x";
+}
+
+static void config_refuses_a_key_given_twice_unless_it_repeats(void **state)
+{
+    for (unsigned i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        struct config config = {0};
+        struct nido_error err = {0};
+        if (config_set(&config, key, good_value(key), &err) < 0)
+            fail_msg("%s", err.text);
+        int ret = config_set(&config, key, good_value(key), &err);
+        if (key->repeatable ? ret < 0 : !strstr(err.text, ": given twice; give it once"))
+            fail_msg("--%s twice: %d '%s'", key->name, ret, err.text);
+        config_finish(&config);
+    }
+}
+
+static void config_refuses_a_key_without_its_value(void **state)
+{
+    for (unsigned i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        struct config config = {0};
+        struct nido_error err = {0};
+        int ret = config_set(&config, key, key->value ? NULL : "x", &err);
+        const char *words = key->value ? ": needs a value: --" : ": it takes no value";
+        if (ret >= 0 || !strstr(err.text, words))
+            fail_msg("--%s: %d '%s'", key->name, ret, err.text);
+        config_finish(&config);
+    }
+}
+
+static void config_guesses_what_a_wrong_name_was_meant_for(void **state)
+{
+    static const struct {
+        const char *wrong, *meant;
+    } names[] = {
+        {"cpu", "cpus"},  {"men", "mem"},        {"kernl", "kernel"}, {"hugepage", "hugepages"},
+        {"m", NULL},      {"memory", NULL},      {"", NULL},          {"x", NULL},
+        {"dsik", "disk"}, {"netw0rkcard", NULL},
+    };
     struct config config = {0};
-    struct nido_error err;
-    assert_int_equal(set(&config, "cpus", "1", &err), 0);
-    assert_true(set(&config, "cpus", "1", &err) < 0);
-    assert_non_null(strstr(err.text, "given twice"));
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        const char *guess = config_nearest_key(&config, names[i].wrong);
+        if (!guess != !names[i].meant || (guess && strcmp(guess, names[i].meant) != 0))
+            fail_msg("%s: %s", names[i].wrong, guess ? guess : "no guess");
+    }
+}
+
+/* A value may be longer than the room for a sentence; why it is wrong must still be told. */
+static void config_tells_why_a_long_value_is_wrong(void **state)
+{
+    static char value[4096];
+    struct config config = {0};
+    struct nido_error err = {0};
+    memset(value, 'x', sizeof(value) - 1);
+    assert_true(set(&config, "cpus", value, &err) < 0);
+    assert_non_null(strstr(err.text, "not a number"));
     config_finish(&config);
 }
 
@@ -117,6 +191,7 @@ static void config_takes_disks_in_order(void **state)
     assert_int_equal(disks[0].queues, 3);
     assert_string_equal(disks[1].path, "c.img");
     assert_true(disks[1].direct && !disks[1].read_only);
+    assert_true(disks[1].raw_for_sure && !disks[0].raw_for_sure);
     config_finish(&config);
 }
 
@@ -171,7 +246,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(config_parses_sizes_as_people_type_them),
         cmocka_unit_test(config_refuses_bad_values_by_name),
-        cmocka_unit_test(config_refuses_a_key_given_twice),
+        cmocka_unit_test(config_refuses_a_key_given_twice_unless_it_repeats),
+        cmocka_unit_test(config_refuses_a_key_without_its_value),
+        cmocka_unit_test(config_guesses_what_a_wrong_name_was_meant_for),
+        cmocka_unit_test(config_tells_why_a_long_value_is_wrong),
         cmocka_unit_test(config_takes_disks_in_order),
         cmocka_unit_test(config_takes_networks),
         cmocka_unit_test(config_sees_contradictions),

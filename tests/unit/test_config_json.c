@@ -89,6 +89,7 @@ static void assert_same_machine(const struct nido_config *a, const struct nido_c
         assert_same_text(a->disks[i].id, b->disks[i].id);
         assert_int_equal(a->disks[i].read_only, b->disks[i].read_only);
         assert_int_equal(a->disks[i].direct, b->disks[i].direct);
+        assert_int_equal(a->disks[i].raw_for_sure, b->disks[i].raw_for_sure);
         assert_int_equal(a->disks[i].queues, b->disks[i].queues);
     }
     assert_int_equal(a->net_count, b->net_count);

@@ -167,6 +167,18 @@ static void disk_refuses_images_of_other_formats(void **state)
     }
 }
 
+/* Else a guest could write such a start to its own disk, and be refused from then on. */
+static void disk_that_is_raw_for_sure_may_start_with_anything(void **state)
+{
+    struct bench *bench = *state;
+    own_fd int fd = open(bench->path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "QFI\xfb\0\0\0\3", 8, 0), 8);
+    struct disk_config config = {.path = bench->path, .raw_for_sure = true};
+    struct disk *disk = NULL;
+    assert_int_equal(disk_open_raw(&disk, &config, bench->loop, NULL), 0);
+    disk_close(disk);
+}
+
 /* ---- what it learns ---- */
 
 static void disk_learns_size_and_blocks(void **state)
@@ -345,6 +357,7 @@ int main(void)
         TEST(disk_refuses_an_empty_or_odd_size),
         TEST(disk_names_the_permission_that_it_lacks),
         TEST(disk_refuses_images_of_other_formats),
+        TEST(disk_that_is_raw_for_sure_may_start_with_anything),
         TEST(disk_learns_size_and_blocks),
         TEST(disk_offers_no_discard_when_read_only),
         TEST(disk_learns_what_direct_needs),
