@@ -14,7 +14,7 @@
 
 static json_t *scalar_json(enum config_type type, const char *text)
 {
-    char *end;
+    char *end = NULL;
     errno = 0;
     long long number = strtoll(text, &end, 10);
     if (type == CONFIG_NUMBER && errno == 0 && end != text && !*end)
