@@ -19,6 +19,7 @@
 #include "devices/virtio/virtio.h"
 
 #include "base/checked.h"
+#include "base/trace.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -143,6 +144,7 @@ static void activate(struct loop_task *task)
         return;
     }
     device->active = true;
+    trace_span(device->name, TRACE_ROW_GUEST, trace_now());
     if (device->ops->activate)
         device->ops->activate(device);
     /* A driver may fill its queues before DRIVER_OK, and its kicks may have come before us. */

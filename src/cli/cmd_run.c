@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/trace.h"
 #include "cli/cli.h"
 #include "cli/console_hub.h"
 #include "cli/control.h"
@@ -394,6 +395,19 @@ static int write_result(const struct run *run, enum nido_end end, int status, co
     return status ? status : EXIT_NIDO_FAILED;
 }
 
+/* Threads have stopped: nobody adds to the trace any more. */
+static void show_trace(const struct run *run, uint64_t guest_start_ns)
+{
+    struct nido_error err;
+    if (!trace_enabled)
+        return;
+    trace_span("runs", TRACE_ROW_GUEST, guest_start_ns);
+    if (run->flags.timeline)
+        trace_print_bars(stderr);
+    if (run->flags.trace && trace_write(run->flags.trace, &err) < 0)
+        log_error("%s", err.text);
+}
+
 static bool shall_restart(const struct run *run, enum nido_end end)
 {
     return end == NIDO_RESET && run->flags.on_reboot == ON_REBOOT_RESTART && !run->stopped_by &&
@@ -415,12 +429,14 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
         ret = nido_machine_start(run->machine, err);
     if (ret < 0)
         return EXIT_NIDO_FAILED;
+    uint64_t guest_start_ns = trace_now();
     detach_started(&run->detach, run->flags.name);
     loop_run(run->loop);
     const char *report;
     enum nido_end end = nido_machine_end(run->machine, &report);
     nido_machine_stop(run->machine);
     machine_drain_console(run->machine, run->signals.fd);
+    show_trace(run, guest_start_ns);
     *restart = shall_restart(run, end);
     if (*restart) {
         destroy_machine(run);
@@ -447,6 +463,7 @@ static void tear_down(struct run *run)
         unlink(run->flags.pidfile);
     for (unsigned i = 0; i < run->waiter_count; i++)
         close(run->waiters[i]);
+    trace_disable();
     run_flags_finish(&run->flags);
 }
 
@@ -458,6 +475,8 @@ static int run_to_the_end(struct run *run, struct nido_error *err)
         return status;
     if (detach_is_parent(&run->detach))
         return detach_wait(&run->detach);
+    if ((run->flags.trace || run->flags.timeline) && trace_enable(err) < 0)
+        return status;
     if (set_up(run, err) < 0)
         return status;
     while (restart) {

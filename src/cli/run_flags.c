@@ -46,6 +46,18 @@ static int set_result(struct config *config, char *value, struct nido_error *err
     return 0;
 }
 
+static int set_trace(struct config *config, char *value, struct nido_error *err)
+{
+    flags_of(config)->trace = value;
+    return 0;
+}
+
+static int set_timeline(struct config *config, char *value, struct nido_error *err)
+{
+    flags_of(config)->timeline = true;
+    return 0;
+}
+
 static int set_detach(struct config *config, char *value, struct nido_error *err)
 {
     flags_of(config)->detach = true;
@@ -114,6 +126,15 @@ const struct config_key run_keys[] = {
      .help = "writes a JSON record of how the machine ended",
      .common = true,
      .set = set_result},
+    {.name = "timeline",
+     .type = CONFIG_SWITCH,
+     .help = "shows at the end where the time went",
+     .set = set_timeline},
+    {.name = "trace",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "writes steps and exits for Perfetto (Chrome trace format)",
+     .set = set_trace},
     {.name = "pidfile",
      .type = CONFIG_TEXT,
      .value = "FILE",

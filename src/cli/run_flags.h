@@ -19,7 +19,8 @@ struct run_flags {
     enum on_reboot on_reboot;
     bool detach;
     char name[RUNDIR_NAME_BYTES]; /* empty: none was given */
-    const char *pidfile, *result; /* NULL: none */
+    bool timeline;
+    const char *pidfile, *result, *trace; /* NULL: none */
 };
 
 extern const struct config_key run_keys[];

@@ -1,24 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lib/counters.h"
 
-#include <stdio.h>
+#include "vm/exit.h"
 
-static const char *const exit_names[VCPU_EXIT_REASONS] = {
-    [0] = "other",
-    [KVM_EXIT_IO] = "io",
-    [KVM_EXIT_HYPERCALL] = "hypercall",
-    [KVM_EXIT_DEBUG] = "debug",
-    [KVM_EXIT_HLT] = "hlt",
-    [KVM_EXIT_MMIO] = "mmio",
-    [KVM_EXIT_IRQ_WINDOW_OPEN] = "irq_window",
-    [KVM_EXIT_SHUTDOWN] = "shutdown",
-    [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
-    [KVM_EXIT_INTR] = "intr",
-    [KVM_EXIT_INTERNAL_ERROR] = "internal_error",
-    [KVM_EXIT_SYSTEM_EVENT] = "system_event",
-    [KVM_EXIT_X86_RDMSR] = "rdmsr",
-    [KVM_EXIT_X86_WRMSR] = "wrmsr",
-};
+#include <stdio.h>
 
 static uint64_t exits_for(const struct machine *machine, unsigned reason)
 {
@@ -55,8 +40,8 @@ unsigned counters_fill(const struct machine *machine, struct virtio_device *cons
 {
     struct filling filling = {.counters = counters, .max = max};
     for (unsigned reason = 0; reason < VCPU_EXIT_REASONS; reason++)
-        if (exit_names[reason])
-            put(&filling, "exits", exit_names[reason], exits_for(machine, reason));
+        if (reason == 0 || exit_name(reason) != exit_name(0))
+            put(&filling, "exits", exit_name(reason), exits_for(machine, reason));
     for (unsigned i = 0; i < device_count; i++) {
         put(&filling, devices[i]->name, "kicks", atomic_load(&devices[i]->kicks));
         put(&filling, devices[i]->name, "completions", atomic_load(&devices[i]->completions));

@@ -4,6 +4,7 @@
 #include "arch/board.h"
 #include "base/clock.h"
 #include "base/own.h"
+#include "base/trace.h"
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/net.h"
@@ -272,15 +273,24 @@ static int check(const struct nido_config *config, struct nido_error *err)
     return 0;
 }
 
+/* A step is done; the next one begins. */
+static void mark(const char *name, uint64_t *since_ns)
+{
+    trace_span(name, TRACE_ROW_NIDO, *since_ns);
+    *since_ns = trace_now();
+}
+
 static int build(struct nido_machine *machine, const struct nido_config *config,
                  const struct machine_console *console, struct nido_error *err)
 {
+    uint64_t since_ns = trace_now();
     const struct machine_config vm = vm_config(config);
     int ret = check(config, err);
     if (ret == 0)
         ret = open_console(machine, config, err);
     if (ret == 0)
         ret = machine_create(&machine->vm, &vm, err);
+    mark("VM and vCPUs", &since_ns);
     if (ret == 0)
         ret = board_create(&machine->board, machine->vm, err);
     if (ret == 0)
@@ -289,10 +299,13 @@ static int build(struct nido_machine *machine, const struct nido_config *config,
         ret = connect_console(machine, console, err);
     if (ret == 0)
         ret = loop_create(&machine->device_loop, "loop/0", err);
+    mark("board and console", &since_ns);
     if (ret == 0)
         ret = add_devices(machine, config, err);
+    mark("disks and networks", &since_ns);
     if (ret == 0)
         ret = load_guest(machine, config, err);
+    mark("kernel and initrd", &since_ns);
     return ret;
 }
 
@@ -320,11 +333,15 @@ int nido_machine_create(struct nido_machine **out, const struct nido_config *con
 
 int nido_machine_start(struct nido_machine *machine, struct nido_error *err)
 {
+    uint64_t since_ns = trace_now();
     int ret = machine->console_loop ? loop_start(machine->console_loop, err) : 0;
     if (ret == 0)
         ret = loop_start(machine->device_loop, err);
     machine->start_ns = clock_now_ns();
-    return ret < 0 ? ret : machine_start(machine->vm, err);
+    if (ret == 0)
+        ret = machine_start(machine->vm, err);
+    mark("start", &since_ns);
+    return ret;
 }
 
 int nido_machine_fd(const struct nido_machine *machine)

@@ -106,6 +106,27 @@ static bool handle_system_event(struct vcpu *vcpu)
     }
 }
 
+const char *exit_name(uint32_t reason)
+{
+    static const char *const names[VCPU_EXIT_REASONS] = {
+        [0] = "other",
+        [KVM_EXIT_IO] = "io",
+        [KVM_EXIT_HYPERCALL] = "hypercall",
+        [KVM_EXIT_DEBUG] = "debug",
+        [KVM_EXIT_HLT] = "hlt",
+        [KVM_EXIT_MMIO] = "mmio",
+        [KVM_EXIT_IRQ_WINDOW_OPEN] = "irq_window",
+        [KVM_EXIT_SHUTDOWN] = "shutdown",
+        [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
+        [KVM_EXIT_INTR] = "intr",
+        [KVM_EXIT_INTERNAL_ERROR] = "internal_error",
+        [KVM_EXIT_SYSTEM_EVENT] = "system_event",
+        [KVM_EXIT_X86_RDMSR] = "rdmsr",
+        [KVM_EXIT_X86_WRMSR] = "wrmsr",
+    };
+    return reason < VCPU_EXIT_REASONS && names[reason] ? names[reason] : names[0];
+}
+
 bool exit_handle(struct vcpu *vcpu)
 {
     switch (vcpu->run->exit_reason) {

@@ -10,6 +10,9 @@
 /* Serves vcpu->run. False: this vCPU runs no more (the machine was told why it ends). */
 bool exit_handle(struct vcpu *vcpu);
 
+/* "mmio" for KVM_EXIT_MMIO; "other" for those without a name. A constant. */
+const char *exit_name(uint32_t reason);
+
 /* One access, made again while the device stalls it. False: the machine stops; give up. */
 bool exit_read(struct vcpu *vcpu, struct bus *bus, uint64_t address, unsigned size_bytes,
                uint64_t *value);

@@ -208,6 +208,9 @@ void machine_end(struct machine *machine, enum nido_end end, const char *report)
         machine->end_report = report ? strdup(report) : NULL;
     }
     lock_release(&machine->end_lock);
+    /* The vCPU that brought the end about runs no further; the others are kicked by machine_stop(). */
+    for (unsigned i = 0; i < machine->vcpu_count; i++)
+        atomic_store(&machine->vcpus[i].stop, true);
     const uint64_t one = 1;
     ssize_t ignored = write(machine->end_fd, &one, sizeof(one));
     (void)ignored;

@@ -2,6 +2,7 @@
 #include "vm/vcpu.h"
 
 #include "base/thread.h"
+#include "base/trace.h"
 #include "vm/arch.h"
 #include "vm/exit.h"
 #include "vm/machine.h"
@@ -57,12 +58,22 @@ static void count_exit(struct vcpu *vcpu)
     atomic_store_explicit(count, old + 1, memory_order_relaxed);
 }
 
+static bool serve_exit(struct vcpu *vcpu)
+{
+    uint32_t reason = vcpu->run->exit_reason;
+    uint64_t since = trace_now();
+    bool go_on = exit_handle(vcpu);
+    if (trace_enabled)
+        trace_span(exit_name(reason), TRACE_ROW_VCPU + vcpu->index, since);
+    return go_on;
+}
+
 /* True: go on. */
 static bool run_once(struct vcpu *vcpu)
 {
     if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
         count_exit(vcpu);
-        return exit_handle(vcpu);
+        return serve_exit(vcpu);
     }
     if (errno == EINTR) {
         /* Lowered before `stop` is looked at: a kick that comes after this one raises it again. */

@@ -214,6 +214,37 @@ static void the_result_file_says_how_it_ended(void **state)
     }
 }
 
+static void the_trace_is_json_with_steps_and_exits(void **state)
+{
+    char option[96], path[80];
+    snprintf(path, sizeof(path), "%s/trace", directory);
+    snprintf(option, sizeof(option), "--trace=%s", path);
+    runner_run(&r, "hello", ARGS(option));
+    assert_int_equal(r.status, 0);
+    json_t *trace = json_load_file(path, 0, NULL), *event;
+    json_t *events = json_object_get(trace, "traceEvents");
+    size_t index;
+    unsigned exits = 0, steps = 0;
+    json_array_foreach(events, index, event)
+    {
+        const char *name = json_string_value(json_object_get(event, "name"));
+        exits += strcmp(name, "io") == 0;
+        steps += strcmp(name, "kernel and initrd") == 0;
+    }
+    assert_int_equal(exits, 7); /* "hello\n" and the reset */
+    assert_int_equal(steps, 1);
+    json_decref(trace);
+}
+
+static void the_timeline_names_the_steps(void **state)
+{
+    runner_run(&r, "virtio_rng", ARGS("--timeline"));
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.err_text, "kernel and initrd"));
+    assert_non_null(strstr(r.err_text, "guest  rng"));
+    assert_non_null(strstr(r.err_text, "guest  runs"));
+}
+
 static void the_pidfile_lives_as_long_as_the_machine(void **state)
 {
     char option[96], path[80];
@@ -250,6 +281,8 @@ int main(void)
         cmocka_unit_test(the_time_limit_ends_a_machine_with_status_124),
         cmocka_unit_test(a_reboot_can_restart_the_machine),
         cmocka_unit_test(the_result_file_says_how_it_ended),
+        cmocka_unit_test(the_trace_is_json_with_steps_and_exits),
+        cmocka_unit_test(the_timeline_names_the_steps),
         cmocka_unit_test(the_pidfile_lives_as_long_as_the_machine),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
