@@ -103,59 +103,51 @@ static const char *take_name(int argc, char **argv, const char *flag, bool *flag
     return NULL;
 }
 
-/* Asks, and shows what came back. */
-static int show(int argc, char **argv, const char *what)
+static void print_reply(json_t *reply, bool as_json)
+{
+    json_object_del(reply, "ok");
+    if (!as_json) {
+        print_pairs(reply);
+        return;
+    }
+    json_dumpf(reply, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    puts("");
+}
+
+static int ask(int argc, char **argv, const char *what, bool print)
 {
     bool as_json = false;
-    const char *name = take_name(argc, argv, "--json", &as_json);
+    const char *name = take_name(argc, argv, print ? "--json" : NULL, &as_json);
     struct nido_error err;
     json_t *reply;
     if (!name)
         return EXIT_NIDO_FAILED;
     if (control_ask(name, what, &reply, NULL, &err) < 0)
         return fail(&err);
-    json_object_del(reply, "ok");
-    if (as_json) {
-        json_dumpf(reply, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-        puts("");
-    } else {
-        print_pairs(reply);
-    }
+    if (print)
+        print_reply(reply, as_json);
     json_decref(reply);
     return 0;
 }
 
 int cmd_status(int argc, char **argv)
 {
-    return show(argc, argv, "status");
+    return ask(argc, argv, "status", true);
 }
 
 int cmd_stats(int argc, char **argv)
 {
-    return show(argc, argv, "stats");
-}
-
-static int tell(int argc, char **argv, const char *what)
-{
-    const char *name = take_name(argc, argv, NULL, NULL);
-    struct nido_error err;
-    json_t *reply;
-    if (!name)
-        return EXIT_NIDO_FAILED;
-    if (control_ask(name, what, &reply, NULL, &err) < 0)
-        return fail(&err);
-    json_decref(reply);
-    return 0;
+    return ask(argc, argv, "stats", true);
 }
 
 int cmd_pause(int argc, char **argv)
 {
-    return tell(argc, argv, "pause");
+    return ask(argc, argv, "pause", false);
 }
 
 int cmd_resume(int argc, char **argv)
 {
-    return tell(argc, argv, "resume");
+    return ask(argc, argv, "resume", false);
 }
 
 /* Returns once the machine has ended: it keeps the connection until then. */
