@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/own.h"
 #include "base/trace.h"
 #include "cli/cli.h"
 #include "cli/console_hub.h"
@@ -22,11 +23,15 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #define WAITERS_MAX 8
+
+/* Enough for a reader that is there; one that is not shall not keep nido. */
+#define LAST_WORDS_S 1ul
 
 struct run {
     struct run_flags flags;
@@ -421,6 +426,21 @@ static void destroy_machine(struct run *run)
     run->machine = NULL;
 }
 
+/* What the guest has written still goes out, however slowly it is read: until a signal, the time
+ * limit, or the rest of the grace time. A machine that had to be stopped gets no grace twice. */
+static void drain_console(struct run *run, enum nido_end end)
+{
+    const struct loop_source *patience[] = {&run->signals, &run->grace, &run->timeout};
+    own_fd int over = epoll_create1(EPOLL_CLOEXEC);
+    if (end == NIDO_STOPPED)
+        set_timer(&run->grace, LAST_WORDS_S);
+    for (unsigned i = 0; i < ARRAY_SIZE(patience); i++) {
+        struct epoll_event readable = {.events = EPOLLIN};
+        epoll_ctl(over, EPOLL_CTL_ADD, patience[i]->fd, &readable);
+    }
+    machine_drain_console(run->machine, over);
+}
+
 /* A machine from its first instruction to its last. */
 static int run_once(struct run *run, bool *restart, struct nido_error *err)
 {
@@ -435,7 +455,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     const char *report;
     enum nido_end end = nido_machine_end(run->machine, &report);
     nido_machine_stop(run->machine);
-    machine_drain_console(run->machine, run->signals.fd);
+    drain_console(run, end);
     show_trace(run, guest_start_ns);
     *restart = shall_restart(run, end);
     if (*restart) {

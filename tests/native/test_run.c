@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define ARGS(...) ((const char *const[]){"--mem=32M", ##__VA_ARGS__, NULL})
@@ -171,6 +172,27 @@ static void a_console_that_nobody_reads_any_more_ends_the_machine(void **state)
     assert_int_equal(r.status, 128 + SIGPIPE);
 }
 
+/* The reader is there and sleeps: neither SIGTERM nor a time limit waits for it. */
+static void a_console_that_nobody_reads_does_not_keep_the_machine(void **state)
+{
+    static const struct {
+        const char *flag;
+        int signal, status;
+    } ends[] = {{"--grace=0", SIGTERM, 128 + SIGTERM}, {"--timeout=1", 0, 124}};
+    for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+        siginfo_t info;
+        runner_start(&r, "flood", ARGS(ends[i].flag));
+        assert_true(fcntl(r.out, F_SETPIPE_SZ, 4096) >= 0);
+        assert_true(runner_wait_for(&r, "water"));
+        usleep(300000); /* the pipe fills up; were it slower, the test would prove less */
+        if (ends[i].signal)
+            kill(r.pid, ends[i].signal);
+        assert_int_equal(waitid(P_PID, (id_t)r.pid, &info, WEXITED | WNOWAIT), 0);
+        runner_finish(&r);
+        assert_int_equal(r.status, ends[i].status);
+    }
+}
+
 static void sixty_four_vcpus_start_and_stop(void **state)
 {
     runner_run(&r, "hello", ARGS("--cpus=64"));
@@ -273,6 +295,7 @@ int main(void)
         cmocka_unit_test(sigterm_stops_a_deaf_guest_after_the_grace_time),
         cmocka_unit_test(a_second_signal_does_not_wait_for_the_grace_time),
         cmocka_unit_test(a_console_that_nobody_reads_any_more_ends_the_machine),
+        cmocka_unit_test(a_console_that_nobody_reads_does_not_keep_the_machine),
         cmocka_unit_test(sixty_four_vcpus_start_and_stop),
         cmocka_unit_test(fifty_machines_run_side_by_side),
         cmocka_unit_test(the_console_can_go_to_a_file_or_nowhere),
