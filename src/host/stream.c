@@ -94,7 +94,7 @@ static size_t write_piece(struct stream *stream, const uint8_t *bytes, size_t co
     if (written >= 0)
         return (size_t)written;
     if (errno != EINTR && errno != EAGAIN) {
-        log_warn("%s: cannot write its output: %s; the guest goes on without", stream->config.name,
+        log_warn("%s: cannot write its output: %s; what follows is lost", stream->config.name,
                  strerror(errno));
         close_output(stream);
     }
@@ -261,10 +261,12 @@ int stream_drain(struct stream *stream, int stop_fd)
         {.fd = stream->drained_fd, .events = POLLIN},
         {.fd = stop_fd, .events = POLLIN},
     };
+    uint64_t count;
+    ssize_t ignored = read(stream->drained_fd, &count, sizeof(count)); /* of one given up before */
+    (void)ignored;
     loop_post(stream->loop, &stream->drain_task);
     while (poll(waits, ARRAY_SIZE(waits), -1) < 0 && errno == EINTR)
         ;
-    uint64_t count;
     return read(stream->drained_fd, &count, sizeof(count)) == sizeof(count) ? 0 : -EINTR;
 }
 

@@ -268,6 +268,26 @@ static void stream_drain_waits_for_a_slow_reader(void **state)
     free(zeroes);
 }
 
+static void stream_drain_forgets_one_that_was_given_up(void **state)
+{
+    size_t room = (size_t)fcntl(out_pipe[1], F_GETPIPE_SZ);
+    char *zeroes = malloc(room);
+    int stop_fd = eventfd(1, EFD_CLOEXEC);
+    fill_pipe(out_pipe[1]);
+    start(-1, out_pipe[1]);
+    guest_says("late");
+    assert_int_equal(stream_drain(stream, stop_fd), -EINTR);
+    assert_int_equal(read_all(out_pipe[0], zeroes, room), room);
+    assert_next_output(out_pipe[0], "late");
+    let_the_loop_turn();
+
+    fill_pipe(out_pipe[1]);
+    guest_says("later");
+    assert_int_equal(stream_drain(stream, stop_fd), -EINTR);
+    close(stop_fd);
+    free(zeroes);
+}
+
 static void guest_says_much(size_t count)
 {
     pthread_mutex_lock(&guest.lock);
@@ -511,6 +531,7 @@ int main(void)
         CASE(stream_goes_on_when_nobody_reads),
         CASE(stream_without_output_takes_all),
         CASE(stream_drain_waits_for_a_slow_reader),
+        CASE(stream_drain_forgets_one_that_was_given_up),
         CASE(stream_stops_while_a_write_blocks),
         CASE(stream_speaks_both_ways_over_one_socket),
         CASE(stream_reads_no_more_than_the_guest_takes),
