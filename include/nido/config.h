@@ -51,6 +51,24 @@ enum nido_console {
     NIDO_CONSOLE_FD, /* console_fd, both ways */
 };
 
+#define NIDO_PORTS_MAX       6u
+#define NIDO_PORT_NAME_BYTES 31u
+
+enum nido_port_kind {
+    NIDO_PORT_FILE,   /* what the guest sends is appended to `path` */
+    NIDO_PORT_PIPE,   /* the FIFOs `path`.in (to the guest) and `path`.out */
+    NIDO_PORT_SOCKET, /* a unix socket that the machine listens on */
+    NIDO_PORT_STDIO,
+};
+
+/* A byte stream that the guest finds as /dev/virtio-ports/NAME. */
+struct nido_port {
+    const char *name; /* up to NIDO_PORT_NAME_BYTES */
+    enum nido_port_kind kind;
+    const char *path;
+    bool console; /* another console in the guest (hvc1 and so on) */
+};
+
 /* Memory that the guest does not need goes back to the host. */
 struct nido_balloon {
     bool present;
@@ -68,7 +86,7 @@ enum nido_on_panic {
 struct nido_config {
     const char *kernel;
     const char *initrd;       /* NULL: none */
-    const char *cmdline;      /* NULL: "console=ttyS0" */
+    const char *cmdline;      /* NULL: "console=ttyS0", or hvc0 */
     unsigned cpus;            /* 1 to NIDO_CPUS_MAX; 0: 1 */
     uint64_t mem_bytes;       /* a multiple of 1 MiB, from 32 MiB; 0: 256 MiB */
     const char *kernel_cache; /* a directory for unpacked kernels; NULL: unpack each time */
@@ -79,7 +97,10 @@ struct nido_config {
     unsigned net_count;
     struct nido_balloon balloon;
     enum nido_on_panic on_panic;
+    struct nido_port ports[NIDO_PORTS_MAX];
+    unsigned port_count;
     enum nido_console console;
+    bool console_virtio; /* the console is hvc0 and not the serial port */
     const char *console_file;
     int console_fd;        /* the caller's; open until the machine is destroyed */
     const char *dump_acpi; /* a directory for the ACPI tables; NULL: none */

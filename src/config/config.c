@@ -137,7 +137,9 @@ static int apply_defaults(struct config *config, struct nido_error *err)
     const struct config_key *key;
     int ret = 0;
     for (unsigned i = 0; ret == 0 && (key = config_key_at(config, i)); i++) {
-        const char *text = key->initial ? expand(key->initial, path) : NULL;
+        bool on_hvc = config->machine.console_virtio && key->initial_on_hvc;
+        const char *initial = on_hvc ? key->initial_on_hvc : key->initial;
+        const char *text = initial ? expand(initial, path) : NULL;
         struct config_entry *entry;
         if (!text || is_given(config, key, false) || is_given(config, key, true))
             continue;
@@ -160,6 +162,35 @@ static int check_disks(const struct nido_config *machine, struct nido_error *err
     return 0;
 }
 
+static int check_ports(const struct nido_config *machine, struct nido_error *err)
+{
+    bool stdio_taken = machine->console == NIDO_CONSOLE_STDIO;
+    for (unsigned i = 0; i < machine->port_count; i++) {
+        const struct nido_port *port = &machine->ports[i];
+        for (unsigned j = 0; j < i; j++)
+            if (strcmp(port->name, machine->ports[j].name) == 0)
+                return error_set(err, EINVAL, "--port %s: given twice; give it another name",
+                                 port->name);
+        if (port->kind == NIDO_PORT_STDIO && stdio_taken)
+            return error_set(err, EINVAL,
+                             "--port %s: stdio is taken; say --console none, or another --port",
+                             port->name);
+        stdio_taken |= port->kind == NIDO_PORT_STDIO;
+    }
+    return 0;
+}
+
+static int check_balloon(const struct nido_config *machine, struct nido_error *err)
+{
+    if (machine->balloon.present && machine->huge_pages)
+        return error_set(err, EINVAL,
+                         "--balloon: reserved huge pages cannot be given back; leave out "
+                         "--hugepages");
+    if (machine->mem_bytes && machine->balloon.target_bytes >= machine->mem_bytes)
+        return error_set(err, ERANGE, "--balloon: the target leaves the guest nothing of --mem");
+    return 0;
+}
+
 int config_check(const struct config *config, struct nido_error *err)
 {
     const struct nido_config *machine = &config->machine;
@@ -169,6 +200,10 @@ int config_check(const struct config *config, struct nido_error *err)
     if (config->net_none && machine->net_count)
         return error_set(err, EINVAL, "--net none contradicts the other --net");
     int ret = config_check_ports(machine, err);
+    if (ret == 0)
+        ret = check_ports(machine, err);
+    if (ret == 0)
+        ret = check_balloon(machine, err);
     return ret < 0 ? ret : check_disks(machine, err);
 }
 

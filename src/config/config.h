@@ -44,8 +44,9 @@ struct config_option {
 struct config_key {
     const char *name; /* "disk": the flag is --disk */
     enum config_type type;
-    const char *value;   /* "FILE[,ro]...": what --help shows; NULL: a switch */
-    const char *initial; /* the value where none is given, in a flag's words; NULL: none */
+    const char *value;          /* "FILE[,ro]...": what --help shows; NULL: a switch */
+    const char *initial;        /* the value where none is given, in a flag's words; NULL: none */
+    const char *initial_on_hvc; /* the same where the console is virtio's; NULL: no other */
     const char *help;
     bool repeatable; /* in JSON: an array */
     bool common;     /* in the --help that fits a screen */

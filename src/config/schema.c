@@ -211,9 +211,130 @@ static int add_net(struct config *config, char *value, struct nido_error *err)
     return 0;
 }
 
+/* A port that was told what it is. */
+struct port_target {
+    struct nido_port port;
+    unsigned kinds;
+};
+
+static int port_end(void *target, enum nido_port_kind kind, const char *path,
+                    struct nido_error *err)
+{
+    struct port_target *wanted = target;
+    wanted->port.kind = kind;
+    wanted->port.path = path;
+    wanted->kinds++;
+    return 0;
+}
+
+static int port_file(void *target, const char *value, struct nido_error *err)
+{
+    return port_end(target, NIDO_PORT_FILE, value, err);
+}
+
+static int port_pipe(void *target, const char *value, struct nido_error *err)
+{
+    return port_end(target, NIDO_PORT_PIPE, value, err);
+}
+
+static int port_socket(void *target, const char *value, struct nido_error *err)
+{
+    return port_end(target, NIDO_PORT_SOCKET, value, err);
+}
+
+static int port_stdio(void *target, const char *value, struct nido_error *err)
+{
+    return port_end(target, NIDO_PORT_STDIO, NULL, err);
+}
+
+static int port_console(void *target, const char *value, struct nido_error *err)
+{
+    ((struct port_target *)target)->port.console = true;
+    return 0;
+}
+
+static const struct config_option port_options[] = {
+    {"file", CONFIG_TEXT, port_file},         {"pipe", CONFIG_TEXT, port_pipe},
+    {"socket", CONFIG_TEXT, port_socket},     {"stdio", CONFIG_SWITCH, port_stdio},
+    {"console", CONFIG_SWITCH, port_console},
+};
+
+static int add_port(struct config *config, char *value, struct nido_error *err)
+{
+    if (config->machine.port_count == NIDO_PORTS_MAX)
+        return error_set(err, E2BIG, "a machine has at most %u ports", NIDO_PORTS_MAX);
+    struct port_target wanted = {.port.name = config_next_word(&value)};
+    size_t length = strlen(wanted.port.name);
+    if (length == 0 || length > NIDO_PORT_NAME_BYTES || strchr(wanted.port.name, '/'))
+        return error_set(err, EINVAL,
+                         "'%s' is no name for a port; say up to %u bytes without a slash",
+                         wanted.port.name, NIDO_PORT_NAME_BYTES);
+    int ret = config_set_options(port_options, ARRAY_SIZE(port_options), &wanted, value, err);
+    if (ret < 0)
+        return ret;
+    if (wanted.kinds != 1)
+        return error_set(err, EINVAL, "say one of file=, pipe=, socket= and stdio behind the name");
+    config->machine.ports[config->machine.port_count++] = wanted.port;
+    return 0;
+}
+
+static int balloon_on(void *target, const char *value, struct nido_error *err)
+{
+    return 0;
+}
+
+static int balloon_target(void *target, const char *value, struct nido_error *err)
+{
+    uint64_t bytes;
+    int ret = config_parse_size(value, &bytes, err);
+    if (ret < 0)
+        return ret;
+    if (!is_aligned(bytes, 4 * KIB))
+        return error_set(err, EINVAL, "not a whole number of pages of 4K");
+    ((struct nido_balloon *)target)->target_bytes = bytes;
+    return 0;
+}
+
+static int balloon_no_reporting(void *target, const char *value, struct nido_error *err)
+{
+    ((struct nido_balloon *)target)->no_reporting = true;
+    return 0;
+}
+
+static int balloon_stats(void *target, const char *value, struct nido_error *err)
+{
+    unsigned long seconds;
+    int ret = config_parse_number(value, 1, 86400, &seconds, err);
+    if (ret == 0)
+        ((struct nido_balloon *)target)->stats_interval_s = (unsigned)seconds;
+    return ret;
+}
+
+static const struct config_option balloon_options[] = {
+    {"on", CONFIG_SWITCH, balloon_on},
+    {"target", CONFIG_SIZE, balloon_target},
+    {"no-reporting", CONFIG_SWITCH, balloon_no_reporting},
+    {"stats", CONFIG_NUMBER, balloon_stats},
+};
+
+static int set_balloon(struct config *config, char *value, struct nido_error *err)
+{
+    struct nido_balloon balloon = {.present = true};
+    int ret =
+        config_set_options(balloon_options, ARRAY_SIZE(balloon_options), &balloon, value, err);
+    if (ret == 0)
+        config->machine.balloon = balloon;
+    return ret;
+}
+
+/* "virtio" in front says which device; what follows, where it goes. */
 static int set_console(struct config *config, char *value, struct nido_error *err)
 {
-    if (strcmp(value, "stdio") == 0) {
+    if (strcmp(value, "virtio") == 0 || strncmp(value, "virtio,", 7) == 0) {
+        config->machine.console_virtio = true;
+        value += value[6] ? 7 : 6;
+    }
+    if (strcmp(value, "stdio") == 0 || (config->machine.console_virtio && !*value)) {
         config->machine.console = NIDO_CONSOLE_STDIO;
     } else if (strcmp(value, "none") == 0) {
         config->machine.console = NIDO_CONSOLE_NONE;
@@ -221,7 +342,8 @@ static int set_console(struct config *config, char *value, struct nido_error *er
         config->machine.console = NIDO_CONSOLE_FILE;
         config->machine.console_file = value + 5;
     } else {
-        return error_set(err, EINVAL, "say stdio, file=PATH or none");
+        return error_set(err, EINVAL,
+                         "say stdio, file=PATH or none, with virtio, in front for hvc0");
     }
     return 0;
 }
@@ -268,6 +390,7 @@ const struct config_key config_keys[] = {
      .type = CONFIG_TEXT,
      .value = "TEXT",
      .initial = "console=ttyS0",
+     .initial_on_hvc = "console=hvc0",
      .help = "kernel command line",
      .common = true,
      .set = set_cmdline},
@@ -310,11 +433,27 @@ const struct config_key config_keys[] = {
      .set = add_net},
     {.name = "console",
      .type = CONFIG_TEXT,
-     .value = "stdio|file=PATH|none",
+     .value = "[virtio,]stdio|file=PATH|none",
      .initial = "stdio",
-     .help = "where the serial port goes",
+     .help = "where the serial port goes, or hvc0",
      .common = true,
      .set = set_console},
+    {.name = "port",
+     .type = CONFIG_TEXT,
+     .value = "NAME,file=PATH|pipe=PATH|socket=PATH|stdio[,console]",
+     .help = "byte stream to the guest's /dev/virtio-ports/NAME",
+     .repeatable = true,
+     .first = "name",
+     .options = port_options,
+     .option_count = ARRAY_SIZE(port_options),
+     .set = add_port},
+    {.name = "balloon",
+     .type = CONFIG_TEXT,
+     .value = "on|[target=SIZE][,no-reporting][,stats=SECONDS]",
+     .help = "memory that the guest does not need goes back to the host",
+     .options = balloon_options,
+     .option_count = ARRAY_SIZE(balloon_options),
+     .set = set_balloon},
     {.name = "kernel-cache",
      .type = CONFIG_TEXT,
      .value = "DIR|none",

@@ -13,6 +13,7 @@
 #include "host/net.h"
 #include "host/net_passt.h"
 #include "lib/counters.h"
+#include "lib/ports.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,13 +23,15 @@
 
 #define DEFAULT_MEM_BYTES  (256ull << 20)
 #define DEFAULT_CMDLINE    "console=ttyS0"
+#define HVC_CMDLINE        "console=hvc0"
 #define DEFAULT_QUEUES_MAX 4u
 
 struct nido_machine {
     struct machine *vm;
     struct board *board;
     struct loop *device_loop;  /* disks, networks, random numbers */
-    struct loop *console_loop; /* may block in write() */
+    struct loop *console_loop; /* may block in write(); the virtio console's, too */
+    struct ports *ports;       /* NULL: there is no virtio console */
     struct stream *console;
     int console_in_fd, console_out_fd; /* -1: none */
     bool owns_console_out;
@@ -76,8 +79,8 @@ static int open_console(struct nido_machine *machine, const struct nido_config *
     return error_set(err, EINVAL, "console: unknown kind %d", (int)config->console);
 }
 
-static int connect_console(struct nido_machine *machine, const struct machine_console *wanted,
-                           struct nido_error *err)
+static int connect_console(struct nido_machine *machine, bool virtio,
+                           const struct machine_console *wanted, struct nido_error *err)
 {
     const struct stream_config config = {
         .name = "console",
@@ -89,11 +92,17 @@ static int connect_console(struct nido_machine *machine, const struct machine_co
     };
     if (config.in_fd < 0 && config.out_fd < 0)
         return 0;
-    int ret = loop_create(&machine->console_loop, "console", err);
-    if (ret < 0)
-        return ret;
-    return stream_create(&machine->console, machine->console_loop, board_console(machine->board),
-                         &config, err);
+    struct stream_guest *guest =
+        virtio ? ports_console(machine->ports) : board_console(machine->board);
+    return stream_create(&machine->console, machine->console_loop, guest, &config, err);
+}
+
+static int create_console_loop(struct nido_machine *machine, const struct nido_config *config,
+                               struct nido_error *err)
+{
+    bool needed =
+        machine->console_in_fd >= 0 || machine->console_out_fd >= 0 || ports_wanted(config);
+    return needed ? loop_create(&machine->console_loop, "console", err) : 0;
 }
 
 /* Owns `device` from here on, also on failure. */
@@ -104,6 +113,19 @@ static int attach(struct nido_machine *machine, struct virtio_device *device, co
     if (ret == 0)
         machine->devices[machine->device_count++] = device;
     return ret;
+}
+
+static int add_ports(struct nido_machine *machine, const struct nido_config *config,
+                     struct nido_error *err)
+{
+    const struct irq *irq;
+    if (!ports_wanted(config))
+        return 0;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = ports_create(&machine->ports, config, machine->vm->mem, machine->console_loop, irq,
+                           err);
+    return ret < 0 ? ret : attach(machine, ports_take_device(machine->ports), irq, err);
 }
 
 static unsigned disk_queues(const struct nido_machine *machine, const struct nido_disk *wanted)
@@ -245,13 +267,20 @@ static int add_devices(struct nido_machine *machine, const struct nido_config *c
     return ret < 0 ? ret : add_rng(machine, err);
 }
 
+static const char *cmdline_of(const struct nido_config *config)
+{
+    if (config->cmdline)
+        return config->cmdline;
+    return config->console_virtio ? HVC_CMDLINE : DEFAULT_CMDLINE;
+}
+
 static int load_guest(struct nido_machine *machine, const struct nido_config *config,
                       struct nido_error *err)
 {
     struct boot_request request = {
         .kernel_path = config->kernel,
         .initrd_path = config->initrd,
-        .cmdline = config->cmdline ? config->cmdline : DEFAULT_CMDLINE,
+        .cmdline = cmdline_of(config),
         .cache_path = config->kernel_cache,
     };
     struct boot_entry entry;
@@ -266,8 +295,8 @@ static int check(const struct nido_config *config, struct nido_error *err)
     if (!config->kernel)
         return error_set(err, EINVAL, "no kernel is named");
     if (config->cpus > NIDO_CPUS_MAX || config->disk_count > NIDO_DISKS_MAX ||
-        config->net_count > NIDO_NETS_MAX)
-        return error_set(err, EINVAL, "too many vCPUs, disks or networks");
+        config->net_count > NIDO_NETS_MAX || config->port_count > NIDO_PORTS_MAX)
+        return error_set(err, EINVAL, "too many vCPUs, disks, networks or ports");
     if (config->balloon.target_bytes >= (config->mem_bytes ? config->mem_bytes : DEFAULT_MEM_BYTES))
         return error_set(err, EINVAL, "the balloon takes all the memory that there is, or more");
     return 0;
@@ -296,7 +325,11 @@ static int build(struct nido_machine *machine, const struct nido_config *config,
     if (ret == 0)
         board_set_on_panic(machine->board, config->on_panic);
     if (ret == 0)
-        ret = connect_console(machine, console, err);
+        ret = create_console_loop(machine, config, err);
+    if (ret == 0)
+        ret = add_ports(machine, config, err);
+    if (ret == 0)
+        ret = connect_console(machine, config->console_virtio, console, err);
     if (ret == 0)
         ret = loop_create(&machine->device_loop, "loop/0", err);
     mark("board and console", &since_ns);
@@ -375,10 +408,18 @@ void nido_machine_stop(struct nido_machine *machine)
     machine_stop(machine->vm);
 }
 
+void machine_resize_console(struct nido_machine *machine, uint16_t columns, uint16_t rows)
+{
+    if (machine->ports)
+        ports_resize(machine->ports, columns, rows);
+}
+
 void machine_drain_console(struct nido_machine *machine, int stop_fd)
 {
     if (machine->console)
         stream_drain(machine->console, stop_fd);
+    if (machine->ports)
+        ports_drain(machine->ports, stop_fd);
 }
 
 unsigned nido_machine_counters(struct nido_machine *machine, struct nido_counter *counters,
@@ -436,6 +477,7 @@ void nido_machine_destroy(struct nido_machine *machine)
     if (machine->device_loop)
         loop_stop(machine->device_loop);
     stream_destroy(machine->console);
+    ports_destroy(machine->ports);
     machine_destroy(machine->vm);
     board_destroy(machine->board);
     loop_destroy(machine->device_loop);

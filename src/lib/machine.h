@@ -18,6 +18,9 @@ struct machine_console {
 int machine_build(struct nido_machine **out, const struct nido_config *config,
                   const struct machine_console *console, struct nido_error *err);
 
+/* Any thread: the terminal's size, for a guest whose console is hvc0. */
+void machine_resize_console(struct nido_machine *machine, uint16_t columns, uint16_t rows);
+
 /* After the guest has ended: waits until all of the console's output is written, or until `stop_fd`
  * is readable. */
 void machine_drain_console(struct nido_machine *machine, int stop_fd);

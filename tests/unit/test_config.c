@@ -98,6 +98,15 @@ static void config_refuses_bad_values_by_name(void **state)
         {"dump-config", "1", "takes no value"},
         {"console", "vga", "say stdio"},
         {"console", "file=", "say stdio"},
+        {"console", "virtio,vga", "say stdio"},
+        {"port", "work", "say one of"},
+        {"port", "work,stdio,file=a", "say one of"},
+        {"port", ",stdio", "is no name"},
+        {"port", "a/b,stdio", "is no name"},
+        {"port", "a-name-that-is-longer-than-31-bytes,stdio", "up to 31 bytes"},
+        {"balloon", "target=5", "whole number of pages"},
+        {"balloon", "stats=0", "out of range"},
+        {"balloon", "off", "is not"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         struct config config = {0};
@@ -115,6 +124,10 @@ static const char *good_value(const struct config_key *key)
 {
     if (strcmp(key->name, "net") == 0)
         return "user";
+    if (strcmp(key->name, "port") == 0)
+        return "x,stdio";
+    if (strcmp(key->name, "balloon") == 0)
+        return "on";
     if (!key->value)
         return NULL;
     return key->initial ? key->initial : "x";

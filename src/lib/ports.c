@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "lib/ports.h"
+
+#include "base/checked.h"
+#include "base/own.h"
+#include "devices/virtio/console.h"
+#include "host/port_end.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+
+/* Whoever has not come for a port's bytes by then does not wait for them. */
+#define DRAIN_S 5
+
+_Static_assert(NIDO_PORTS_MAX + 1 <= VIRTIO_CONSOLE_PORTS_MAX, "port 0 is the console's");
+
+struct link {
+    struct ports *ports;
+    unsigned index; /* of the device's port */
+    struct port_end *end;
+    char name[NIDO_PORT_NAME_BYTES + 1];
+    char title[NIDO_PORT_NAME_BYTES + 16];
+};
+
+struct ports {
+    struct virtio_device *device;
+    bool device_taken; /* by the board */
+    unsigned count;
+    struct link links[NIDO_PORTS_MAX];
+};
+
+bool ports_wanted(const struct nido_config *config)
+{
+    return config->console_virtio || config->port_count;
+}
+
+static int create_device(struct ports *ports, const struct nido_config *config,
+                         const struct mem *mem, struct loop *loop, const struct irq *irq,
+                         struct nido_error *err)
+{
+    struct virtio_console_options options = {.port_count = ports->count + 1};
+    options.ports[0].present = options.ports[0].is_console = config->console_virtio;
+    for (unsigned i = 0; i < ports->count; i++)
+        options.ports[i + 1] = (struct virtio_console_port){
+            .name = ports->links[i].name,
+            .present = true,
+            .is_console = config->ports[i].console,
+        };
+    return virtio_console_create(&ports->device, &options, mem, loop, irq, err);
+}
+
+static void on_connected(void *self, bool connected)
+{
+    struct link *link = self;
+    virtio_console_set_connected(link->ports->device, link->index, connected);
+}
+
+static int create_end(struct link *link, const struct nido_port *wanted, struct loop *loop,
+                      struct nido_error *err)
+{
+    static const enum port_end_kind kinds[] = {
+        [NIDO_PORT_FILE] = PORT_END_FILE,
+        [NIDO_PORT_PIPE] = PORT_END_PIPE,
+        [NIDO_PORT_SOCKET] = PORT_END_SOCKET,
+        [NIDO_PORT_STDIO] = PORT_END_DESCRIPTORS,
+    };
+    const struct port_end_config config = {
+        .name = link->title,
+        .kind = kinds[wanted->kind],
+        .path = wanted->path,
+        .in_fd = STDIN_FILENO,
+        .out_fd = STDOUT_FILENO,
+        .connected = on_connected,
+        .self = link,
+    };
+    return port_end_create(&link->end, loop,
+                           virtio_console_stream(link->ports->device, link->index), &config, err);
+}
+
+static void name_links(struct ports *ports, const struct nido_config *config)
+{
+    ports->count = config->port_count;
+    for (unsigned i = 0; i < ports->count; i++) {
+        struct link *link = &ports->links[i];
+        link->ports = ports;
+        link->index = i + 1;
+        snprintf(link->name, sizeof(link->name), "%s", config->ports[i].name);
+        snprintf(link->title, sizeof(link->title), "port %s", link->name);
+    }
+}
+
+int ports_create(struct ports **out, const struct nido_config *config, const struct mem *mem,
+                 struct loop *loop, const struct irq *irq, struct nido_error *err)
+{
+    struct ports *ports = calloc(1, sizeof(*ports));
+    if (!ports)
+        return error_set(err, ENOMEM, "ports: out of memory");
+    name_links(ports, config);
+    int ret = create_device(ports, config, mem, loop, irq, err);
+    for (unsigned i = 0; ret == 0 && i < ports->count; i++)
+        ret = create_end(&ports->links[i], &config->ports[i], loop, err);
+    if (ret < 0) {
+        ports_destroy(ports);
+        return ret;
+    }
+    *out = ports;
+    return 0;
+}
+
+void ports_destroy(struct ports *ports)
+{
+    if (!ports)
+        return;
+    for (unsigned i = 0; i < ports->count; i++)
+        port_end_destroy(ports->links[i].end);
+    if (ports->device && !ports->device_taken)
+        ports->device->ops->destroy(ports->device);
+    free(ports);
+}
+
+struct virtio_device *ports_take_device(struct ports *ports)
+{
+    ports->device_taken = true;
+    return ports->device;
+}
+
+struct stream_guest *ports_console(struct ports *ports)
+{
+    virtio_console_set_connected(ports->device, 0, true);
+    return virtio_console_stream(ports->device, 0);
+}
+
+void ports_resize(struct ports *ports, uint16_t columns, uint16_t rows)
+{
+    virtio_console_resize(ports->device, columns, rows);
+}
+
+/* A descriptor that is readable when `fd` is. */
+static void also_watch(int epoll_fd, int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    if (fd >= 0)
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+void ports_drain(struct ports *ports, int stop_fd)
+{
+    const struct itimerspec patience = {.it_value.tv_sec = DRAIN_S};
+    own_fd int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    own_fd int either_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (timer_fd < 0 || either_fd < 0 || timerfd_settime(timer_fd, 0, &patience, NULL) < 0)
+        return;
+    also_watch(either_fd, timer_fd);
+    also_watch(either_fd, stop_fd);
+    for (unsigned i = 0; i < ports->count; i++)
+        if (port_end_drain(ports->links[i].end, either_fd) < 0)
+            return;
+}
