@@ -3,7 +3,9 @@
 #include "base/log.h"
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
     const char *name;
@@ -16,8 +18,18 @@ static const struct {
     {"--help", cmd_help},     {"-h", cmd_help},
 };
 
+/* A descriptor that the caller closed would be given to the next open(): the VM must not become standard
+ * output. */
+static void fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            return;
+}
+
 int main(int argc, char **argv)
 {
+    fill_standard_descriptors();
     if (argc < 2) {
         cmd_help(1, argv);
         return EXIT_NIDO_FAILED;

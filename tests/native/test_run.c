@@ -193,6 +193,13 @@ static void a_console_that_nobody_reads_does_not_keep_the_machine(void **state)
     }
 }
 
+static void closed_standard_descriptors_do_no_harm(void **state)
+{
+    assert_int_equal(system("\"$NIDO\" run --mem 32M --kernel \"$NIDO_GUESTS/hello.elf\" "
+                            "<&- >&- 2>&-"),
+                     0);
+}
+
 static void sixty_four_vcpus_start_and_stop(void **state)
 {
     runner_run(&r, "hello", ARGS("--cpus=64"));
@@ -296,6 +303,7 @@ int main(void)
         cmocka_unit_test(a_second_signal_does_not_wait_for_the_grace_time),
         cmocka_unit_test(a_console_that_nobody_reads_any_more_ends_the_machine),
         cmocka_unit_test(a_console_that_nobody_reads_does_not_keep_the_machine),
+        cmocka_unit_test(closed_standard_descriptors_do_no_harm),
         cmocka_unit_test(sixty_four_vcpus_start_and_stop),
         cmocka_unit_test(fifty_machines_run_side_by_side),
         cmocka_unit_test(the_console_can_go_to_a_file_or_nowhere),
