@@ -16,6 +16,19 @@
 
 static char *run_manual, *config_manual;
 
+/* "\\:" is where a long word may be broken. */
+static void join_words(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from; from++) {
+        if (from[0] == '\\' && from[1] == ':')
+            from++;
+        else
+            *to++ = *from;
+    }
+    *to = '\0';
+}
+
 static char *read_manual(const char *directory, const char *name)
 {
     char path[4096];
@@ -24,6 +37,7 @@ static char *read_manual(const char *directory, const char *name)
     own_mem char *text = calloc(1, MANUAL_BYTES);
     if (!file || !text || fread(text, 1, MANUAL_BYTES - 1, file) == 0)
         return NULL;
+    join_words(text);
     return own_take_ptr(text);
 }
 
