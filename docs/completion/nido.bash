@@ -3,12 +3,13 @@
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
 _nido_commands=(run ps status stats console pause resume stop doctor version help)
-_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --net --console --port --balloon --kernel-cache
-    --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace --pidfile --log
-    --help)
+_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --net --console --port --balloon --vsock
+    --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace
+    --pidfile --log --help)
 _nido_disk_words=(ro id= direct format=raw queues=)
 _nido_port_words=(file= pipe= socket= stdio console)
 _nido_balloon_words=(on target= no-reporting stats=)
+_nido_vsock_words=(cid= path=)
 _nido_net_words=(user tap= fd= none mac= publish=)
 
 # bash takes a word apart at = and :; this puts together what belongs to one argument, up to the cursor.
@@ -98,6 +99,7 @@ _nido_value() {
         ;;
     --port) [[ $value != *,* ]] || _nido_words "$prefix" "$value" "${_nido_port_words[@]}" ;;
     --balloon) _nido_words "$prefix" "$value" "${_nido_balloon_words[@]}" ;;
+    --vsock) _nido_words "$prefix" "$value" "${_nido_vsock_words[@]}" ;;
     --net) _nido_words "$prefix" "$value" "${_nido_net_words[@]}" ;;
     --console)
         if [[ $value == file=* ]]; then

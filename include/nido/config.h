@@ -77,6 +77,15 @@ struct nido_balloon {
     unsigned stats_interval_s; /* the guest is asked for statistics so often; 0: on request only */
 };
 
+/* Sockets between guest and host: virtio-vsock, unix stream sockets on the host. */
+struct nido_vsock {
+    uint32_t cid; /* the guest's address, NIDO_VSOCK_CID_MIN to NIDO_VSOCK_CID_MAX; 0: no vsock */
+    const char *path; /* the machine listens there; what the guest calls is at PATH_PORT */
+};
+
+#define NIDO_VSOCK_CID_MIN 3u
+#define NIDO_VSOCK_CID_MAX 4294967294u
+
 /* When the guest's kernel panics, and its pvpanic driver is loaded. */
 enum nido_on_panic {
     NIDO_ON_PANIC_EXIT,     /* the machine ends: NIDO_PANICKED */
@@ -96,6 +105,7 @@ struct nido_config {
     struct nido_net nets[NIDO_NETS_MAX];
     unsigned net_count;
     struct nido_balloon balloon;
+    struct nido_vsock vsock;
     enum nido_on_panic on_panic;
     struct nido_port ports[NIDO_PORTS_MAX];
     unsigned port_count;

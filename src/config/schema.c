@@ -327,6 +327,38 @@ static int set_balloon(struct config *config, char *value, struct nido_error *er
     return ret;
 }
 
+static int vsock_cid(void *target, const char *value, struct nido_error *err)
+{
+    unsigned long cid;
+    int ret = config_parse_number(value, NIDO_VSOCK_CID_MIN, NIDO_VSOCK_CID_MAX, &cid, err);
+    if (ret == 0)
+        ((struct nido_vsock *)target)->cid = (uint32_t)cid;
+    return ret;
+}
+
+static int vsock_path(void *target, const char *value, struct nido_error *err)
+{
+    ((struct nido_vsock *)target)->path = value;
+    return 0;
+}
+
+static const struct config_option vsock_options[] = {
+    {"cid", CONFIG_NUMBER, vsock_cid},
+    {"path", CONFIG_TEXT, vsock_path},
+};
+
+static int set_vsock(struct config *config, char *value, struct nido_error *err)
+{
+    struct nido_vsock vsock = {0};
+    int ret = config_set_options(vsock_options, ARRAY_SIZE(vsock_options), &vsock, value, err);
+    if (ret < 0)
+        return ret;
+    if (!vsock.cid || !vsock.path)
+        return error_set(err, EINVAL, "say both: cid=N, the guest's address, and path=PATH");
+    config->machine.vsock = vsock;
+    return 0;
+}
+
 /* "virtio" in front says which device; what follows, where it goes. */
 static int set_console(struct config *config, char *value, struct nido_error *err)
 {
@@ -454,6 +486,13 @@ const struct config_key config_keys[] = {
      .options = balloon_options,
      .option_count = ARRAY_SIZE(balloon_options),
      .set = set_balloon},
+    {.name = "vsock",
+     .type = CONFIG_TEXT,
+     .value = "cid=N,path=PATH",
+     .help = "sockets between guest and host, on unix sockets",
+     .options = vsock_options,
+     .option_count = ARRAY_SIZE(vsock_options),
+     .set = set_vsock},
     {.name = "kernel-cache",
      .type = CONFIG_TEXT,
      .value = "DIR|none",

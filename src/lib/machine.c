@@ -9,6 +9,7 @@
 #include "devices/virtio/blk.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/vsock.h"
 #include "host/disk.h"
 #include "host/net.h"
 #include "host/net_passt.h"
@@ -254,6 +255,21 @@ static int add_balloon(struct nido_machine *machine, const struct nido_balloon *
     return attach(machine, device, irq, err);
 }
 
+static int add_vsock(struct nido_machine *machine, const struct nido_vsock *wanted,
+                     struct nido_error *err)
+{
+    const struct virtio_vsock_options options = {.cid = wanted->cid, .path = wanted->path};
+    const struct irq *irq;
+    struct virtio_device *device = NULL;
+    if (!wanted->cid)
+        return 0;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = virtio_vsock_create(&device, &options, machine->vm->mem, machine->device_loop, irq,
+                                  err);
+    return ret < 0 ? ret : attach(machine, device, irq, err);
+}
+
 static int add_devices(struct nido_machine *machine, const struct nido_config *config,
                        struct nido_error *err)
 {
@@ -264,6 +280,8 @@ static int add_devices(struct nido_machine *machine, const struct nido_config *c
         ret = add_net(machine, i, &config->nets[i], err);
     if (ret == 0)
         ret = add_balloon(machine, &config->balloon, err);
+    if (ret == 0)
+        ret = add_vsock(machine, &config->vsock, err);
     return ret < 0 ? ret : add_rng(machine, err);
 }
 

@@ -107,6 +107,12 @@ static void config_refuses_bad_values_by_name(void **state)
         {"balloon", "target=5", "whole number of pages"},
         {"balloon", "stats=0", "out of range"},
         {"balloon", "off", "is not"},
+        {"vsock", "cid=3", "say both"},
+        {"vsock", "path=v.sock", "say both"},
+        {"vsock", "cid=2,path=v.sock", "from 3 to 4294967294"},
+        {"vsock", "cid=4294967295,path=v.sock", "from 3 to 4294967294"},
+        {"vsock", "cid=3,path", "needs a value"},
+        {"vsock", "v.sock", "not an option"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         struct config config = {0};
@@ -128,6 +134,8 @@ static const char *good_value(const struct config_key *key)
         return "x,stdio";
     if (strcmp(key->name, "balloon") == 0)
         return "on";
+    if (strcmp(key->name, "vsock") == 0)
+        return "cid=3,path=x";
     if (!key->value)
         return NULL;
     return key->initial ? key->initial : "x";
