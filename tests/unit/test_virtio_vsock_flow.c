@@ -520,21 +520,6 @@ static void vsock_lets_nobody_starve(void **state)
 
 /* ---- waiting without work ---- */
 
-static uint64_t cpu_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-static void expect_rest(void)
-{
-    guest_sync(&vguest);
-    uint64_t before = cpu_ns();
-    usleep(200000);
-    assert_true(cpu_ns() - before < 20000000);
-}
-
 static void vsock_rests_while_the_guest_gives_no_buffers(void **state)
 {
     struct vsock_packet packet;

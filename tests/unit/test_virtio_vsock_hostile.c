@@ -19,29 +19,6 @@
 #define ANSWERS     128u  /* RST that it holds */
 #define PATIENCE_MS 5000u
 
-/* A connection that was there before the trouble, and should be after it. */
-static struct peer witness;
-static int witness_fd;
-
-static void call_witness(void)
-{
-    witness = (struct peer){.buf_alloc = BUF};
-    witness_fd = connect_to_guest(&witness, 4242);
-}
-
-static void expect_witness(void)
-{
-    uint8_t data[RX_DATA_BYTES];
-    send_data(&witness, "still", 5);
-    expect_bytes(witness_fd, "still", 5);
-    host_send(witness_fd, "here", 4);
-    while (receive_on(&witness, data).op != VIRTIO_VSOCK_OP_RW)
-        ;
-    assert_memory_equal(data, "here", 4);
-    assert_true(is_healthy());
-    close(witness_fd);
-}
-
 /* ---- chains ---- */
 
 static void vsock_breaks_on_half_a_header(void **state)

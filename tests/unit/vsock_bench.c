@@ -13,7 +13,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
+
+#define WITNESS_BUF 65536u
 
 #define TX_SLOTS (QUEUE_SIZE / 2)
 
@@ -377,4 +380,43 @@ void check_bytes(const uint8_t *bytes, size_t length, uint64_t offset, unsigned 
     for (size_t i = 0; i < length; i++)
         if (bytes[i] != byte_at(offset + i, seed))
             fail_msg("byte %llu of stream %u is wrong", (unsigned long long)(offset + i), seed);
+}
+
+/* ---- what must not change ---- */
+
+struct peer witness;
+int witness_fd;
+
+void call_witness(void)
+{
+    witness = (struct peer){.buf_alloc = WITNESS_BUF};
+    witness_fd = connect_to_guest(&witness, 4242);
+}
+
+void expect_witness(void)
+{
+    uint8_t data[RX_DATA_BYTES];
+    send_data(&witness, "still", 5);
+    expect_bytes(witness_fd, "still", 5);
+    host_send(witness_fd, "here", 4);
+    while (receive_on(&witness, data).op != VIRTIO_VSOCK_OP_RW)
+        ;
+    assert_memory_equal(data, "here", 4);
+    assert_true(is_healthy());
+    close(witness_fd);
+}
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void expect_rest(void)
+{
+    guest_sync(&vguest);
+    uint64_t before = cpu_ns();
+    usleep(200000);
+    assert_true(cpu_ns() - before < 20000000);
 }

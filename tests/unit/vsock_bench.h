@@ -86,6 +86,15 @@ bool is_open(int fd);
 int connect_to_guest(struct peer *peer, uint32_t guest_port);
 int connect_to_host(struct peer *peer, int listener, uint32_t host_port, uint32_t guest_port);
 
+/* A connection that was there before the trouble, and should be after it. */
+extern struct peer witness;
+extern int witness_fd;
+void call_witness(void);
+void expect_witness(void);
+
+/* The process does nothing while nobody asks for anything. */
+void expect_rest(void);
+
 /* Bytes that tell where they belong. */
 void make_bytes(uint8_t *bytes, size_t length, uint64_t offset, unsigned seed);
 void check_bytes(const uint8_t *bytes, size_t length, uint64_t offset, unsigned seed);
