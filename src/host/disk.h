@@ -3,8 +3,9 @@
 #define NIDO_HOST_DISK_H
 
 /*
- * A disk: a size and asynchronous requests. devices/virtio/blk.c sees only this; disk_raw.c is the
- * first kind (a file or block device, byte for byte).
+ * A disk: a size and asynchronous requests. devices/virtio/blk.c sees only this. disk_raw.c is the
+ * first kind (a file or block device, byte for byte), disk_qcow2.c the second, and disk_open.c knows
+ * which is wanted.
  *
  * A disk belongs to one loop: all functions but open are for the loop's thread, or for any one
  * thread while the loop does not run. A request is owned by the caller and must live until `done`,
@@ -80,12 +81,22 @@ struct disk {
     void *user;
 };
 
+enum disk_format { DISK_RAW, DISK_QCOW2 };
+
 struct disk_config {
     const char *path;
+    enum disk_format format;
     bool read_only;
-    bool direct;       /* O_DIRECT */
+    bool direct;       /* O_DIRECT; raw only */
     bool raw_for_sure; /* whatever it starts with */
+    bool unsafe;       /* flushes do not wait for the storage: a power failure may lose anything */
+    bool overlay;      /* writes go to a layer on top; the file is shared, and stays as it is */
+    const char *overlay_path; /* where the layer is kept; NULL: thrown away with the disk */
 };
+
+/* Whatever the configuration asks for. */
+int disk_open(struct disk **out, const struct disk_config *config, struct loop *loop,
+              struct nido_error *err);
 
 /* Opens and locks the file so that two machines cannot write it (readers share; QEMU and qemu-img
  * see the lock too). Refuses what is not a regular file or block device, is not a multiple of 512
@@ -93,6 +104,11 @@ struct disk_config {
  * is not raw_for_sure) not raw, each with its next step. */
 int disk_open_raw(struct disk **out, const struct disk_config *config, struct loop *loop,
                   struct nido_error *err);
+
+/* An image of version 2 or 3 and what it stands on, locked alike. Refuses what is no such image,
+ * needs a feature that is not supported, or (to be written) contradicts itself. */
+int disk_open_qcow2(struct disk **out, const struct disk_config *config, struct loop *loop,
+                    struct nido_error *err);
 
 static inline void disk_submit(struct disk *disk, struct disk_request *request)
 {

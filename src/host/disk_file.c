@@ -205,12 +205,15 @@ static int lock_file(int fd, const struct disk_config *config, struct nido_error
     return 0;
 }
 
-static int measure_size(struct disk_file *file, const struct stat *st, const char *path,
-                        struct nido_error *err)
+static int measure_size(struct disk_file *file, const struct stat *st,
+                        const struct disk_config *config, struct nido_error *err)
 {
+    const char *path = config->path;
     file->size_bytes = (uint64_t)st->st_size;
     if (file->block_device && ioctl(file->fd, BLKGETSIZE64, &file->size_bytes) < 0)
         return error_errno(err, errno, "disk %s: cannot learn its size", path);
+    if (config->format != DISK_RAW)
+        return 0; /* the disk's size is in there */
     if (file->size_bytes == 0)
         return error_set(err, EINVAL,
                          "disk %s: it is empty; give it a size with truncate -s 10G %s", path,
@@ -292,7 +295,7 @@ static void measure_direct(struct disk_file *file)
 static int measure(struct disk_file *file, const struct stat *st, const struct disk_config *config,
                    struct nido_error *err)
 {
-    int ret = measure_size(file, st, config->path, err);
+    int ret = measure_size(file, st, config, err);
     if (ret < 0)
         return ret;
     if (file->block_device)
@@ -304,7 +307,7 @@ static int measure(struct disk_file *file, const struct stat *st, const struct d
     file->memory_align_bytes = 1;
     if (config->direct)
         measure_direct(file);
-    if (file->size_bytes % file->block_bytes)
+    if (config->format == DISK_RAW && file->size_bytes % file->block_bytes)
         return error_set(err, EINVAL,
                          "disk %s: its size is not a multiple of the %u bytes that direct needs "
                          "here; leave out direct, or round it up with truncate -s %%%u %s",
@@ -323,6 +326,18 @@ int disk_file_open(struct disk_file *file, const struct disk_config *config, str
         ret = tell_open_failed(config, errno, err);
     if (ret == 0)
         ret = measure(file, &st, config, err);
+    if (ret < 0)
+        disk_file_close(file);
+    return ret;
+}
+
+int disk_file_adopt(struct disk_file *file, int fd, const struct disk_config *config,
+                    struct nido_error *err)
+{
+    struct stat st;
+    *file = (struct disk_file){.fd = fd};
+    int ret =
+        fstat(fd, &st) < 0 ? tell_open_failed(config, errno, err) : measure(file, &st, config, err);
     if (ret < 0)
         disk_file_close(file);
     return ret;
@@ -370,9 +385,10 @@ int disk_file_expect_raw(const struct disk_file *file, const char *path, struct 
         if (memcmp(start + formats[i].offset, formats[i].magic, formats[i].magic_bytes) == 0)
             return error_set(
                 err, EINVAL,
-                "disk %s: this is a %s image; convert it with qemu-img convert -f %s "
+                "disk %s: this is a %s image; %sconvert it with qemu-img convert -f %s "
                 "-O raw %s disk.raw, and attach disk.raw; or say format=raw if a guest "
                 "wrote that to a raw disk",
-                path, formats[i].name, formats[i].name, path);
+                path, formats[i].name, i == 0 ? "say format=qcow2, or " : "", formats[i].name,
+                path);
     return 0;
 }

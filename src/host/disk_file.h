@@ -18,6 +18,9 @@ struct disk_file {
 /* Closed with disk_file_close(). On failure nothing is left open. */
 int disk_file_open(struct disk_file *file, const struct disk_config *config,
                    struct nido_error *err);
+/* The same for a file that is open already and nobody else's; owns `fd`, also on failure. */
+int disk_file_adopt(struct disk_file *file, int fd, const struct disk_config *config,
+                    struct nido_error *err);
 void disk_file_close(struct disk_file *file);
 
 /* Fails where the content says that it is an image of another format than raw. */

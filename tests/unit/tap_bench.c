@@ -142,12 +142,6 @@ static uint16_t fold(uint32_t sum)
     return (uint16_t)sum;
 }
 
-static void put_be16(uint8_t *at, uint16_t value)
-{
-    at[0] = (uint8_t)(value >> 8);
-    at[1] = (uint8_t)value;
-}
-
 size_t make_udp(uint8_t *packet, uint16_t port, const char *text)
 {
     const size_t text_bytes = strlen(text), udp_bytes = 8 + text_bytes;
