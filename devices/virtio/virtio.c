@@ -157,6 +157,8 @@ static void deactivate(struct loop_task *task)
     struct virtio_device *device = container_of(task, struct virtio_device, deactivate_task);
     bool was_active = device->active;
     device->active = false;
+    if (was_active && device->ops->stopping)
+        device->ops->stopping(device);
     stop_queues(device);
     if (was_active && device->ops->deactivate)
         device->ops->deactivate(device);

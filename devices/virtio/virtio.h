@@ -43,9 +43,11 @@ struct virtio_ops {
     /* On the loop thread. `activate`: queues that the driver made ready are live, device->features
      * is what was negotiated; each live queue is kicked once right after. `kick`: the queue is live
      * and may have chains. `deactivate`: stop, then virtio_idle(). `activate` and `deactivate` may
-     * be NULL. */
+     * be NULL. `stopping`, if it is not, comes before `deactivate` with the rings still live: the
+     * last chance to take what the driver believes to be on its way. It must not wait. */
     void (*activate)(struct virtio_device *device);
     void (*kick)(struct virtio_device *device, unsigned queue);
+    void (*stopping)(struct virtio_device *device);
     void (*deactivate)(struct virtio_device *device);
     /* On vCPU threads, under the device's lock. The config space is `config_bytes` long; offset and
      * length lie inside it. NULL: writes are ignored. */

@@ -24,6 +24,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -46,6 +47,7 @@ struct run {
     struct term *term;
     struct term_actions actions;
     struct loop_source signals, ended, grace, timeout;
+    struct loop_source resized; /* SIGWINCH, where the guest can be told */
     struct loop_task quit_task, output_closed_task;
     int stopped_by; /* the signal that asked for the end; 0: none */
     bool timed_out;
@@ -82,6 +84,20 @@ static void on_signal(struct loop_source *source, uint32_t events)
     struct signalfd_siginfo info;
     if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
         ask_to_end(run, (int)info.ssi_signo);
+}
+
+static void tell_size(struct run *run)
+{
+    struct winsize size;
+    if (run->machine && run->resized.fd >= 0 && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0)
+        machine_resize_console(run->machine, size.ws_col, size.ws_row);
+}
+
+static void on_resized(struct loop_source *source, uint32_t events)
+{
+    struct signalfd_siginfo info;
+    if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        tell_size(container_of(source, struct run, resized));
 }
 
 static bool timer_fired(const struct loop_source *source)
@@ -267,6 +283,19 @@ static bool on_stdio(const struct run *run)
     return run->flags.config.machine.console == NIDO_CONSOLE_STDIO;
 }
 
+/* A signalfd of its own: the other's signals end waits. */
+static int take_resizes(struct run *run, struct nido_error *err)
+{
+    sigset_t set;
+    if (!run->flags.config.machine.console_virtio)
+        return 0;
+    sigemptyset(&set);
+    sigaddset(&set, SIGWINCH);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    return watch(run, &run->resized, signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), on_resized,
+                 err);
+}
+
 static int take_console(struct run *run, struct nido_error *err)
 {
     struct nido_config *machine = &run->flags.config.machine;
@@ -279,7 +308,10 @@ static int take_console(struct run *run, struct nido_error *err)
         machine->console_fd = run->hub_guest_fd;
         return ret;
     }
-    return isatty(STDIN_FILENO) ? term_create(&run->term, STDIN_FILENO, &run->actions, err) : 0;
+    if (!isatty(STDIN_FILENO))
+        return 0;
+    int ret = term_create(&run->term, STDIN_FILENO, &run->actions, err);
+    return ret < 0 ? ret : take_resizes(run, err);
 }
 
 static int write_pidfile(const struct run *run, struct nido_error *err)
@@ -336,6 +368,8 @@ static int build(struct run *run, struct nido_error *err)
         ret = machine_build(&run->machine, &config, &console, err);
     if (ret == 0)
         ret = watch(run, &run->ended, nido_machine_fd(run->machine), on_ended, err);
+    if (ret == 0)
+        tell_size(run);
     return ret;
 }
 
@@ -468,7 +502,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
 
 static void tear_down(struct run *run)
 {
-    struct loop_source *sources[] = {&run->signals, &run->grace, &run->timeout};
+    struct loop_source *sources[] = {&run->signals, &run->grace, &run->timeout, &run->resized};
     nido_machine_destroy(run->machine);
     console_hub_destroy(run->hub);
     if (run->hub_guest_fd >= 0)
@@ -514,6 +548,7 @@ int cmd_run(int argc, char **argv)
         .signals.fd = -1,
         .grace.fd = -1,
         .timeout.fd = -1,
+        .resized.fd = -1,
         .quit_task.run = on_quit,
         .output_closed_task.run = on_output_closed,
     };

@@ -236,3 +236,8 @@ int port_end_drain(struct port_end *end, int stop_fd)
 {
     return stream_drain(end->stream, stop_fd);
 }
+
+uint64_t port_end_sent_bytes(const struct port_end *end)
+{
+    return stream_sent_bytes(end->stream);
+}

@@ -36,7 +36,8 @@ int port_end_create(struct port_end **out, struct loop *loop, struct stream_gues
                     const struct port_end_config *config, struct nido_error *err);
 void port_end_destroy(struct port_end *end); /* after the loop has stopped; takes NULL */
 
-/* As stream_drain(). */
+/* As stream_drain() and stream_sent_bytes(). */
 int port_end_drain(struct port_end *end, int stop_fd);
+uint64_t port_end_sent_bytes(const struct port_end *end);
 
 #endif

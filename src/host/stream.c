@@ -46,6 +46,7 @@ struct stream {
     int retry_fd;   /* a timer, for a terminal that is not ours at the moment */
     int drained_fd; /* an eventfd, written when `draining` and nothing is pending */
     struct loop_task wake_task, drain_task;
+    _Atomic uint64_t sent_bytes; /* written on the loop's thread */
 
     /* Loop thread. */
     struct watch in, out, retry;
@@ -129,6 +130,7 @@ static void send_pending(struct stream *stream)
             close_output(stream);
         }
         guest->ops->consumed(guest, written);
+        atomic_fetch_add(&stream->sent_bytes, written);
     }
     loop_post(stream->loop, &stream->wake_task);
 }
@@ -313,6 +315,11 @@ int stream_connect(struct stream *stream, int in_fd, int out_fd)
     int ret = open_descriptors(stream, in_fd, out_fd);
     stream_wake(stream->guest);
     return ret;
+}
+
+uint64_t stream_sent_bytes(const struct stream *stream)
+{
+    return atomic_load(&stream->sent_bytes);
 }
 
 bool stream_holds_input(const struct stream *stream)

@@ -88,6 +88,9 @@ int stream_connect(struct stream *stream, int in_fd, int out_fd);
 /* On the loop's thread: whether bytes were read that the device has not taken yet. */
 bool stream_holds_input(const struct stream *stream);
 
+/* Any thread: how many bytes have gone out so far, or nowhere. */
+uint64_t stream_sent_bytes(const struct stream *stream);
+
 /* Waits until all that the guest has sent is written out (or nobody is there to read it). For the
  * end of a machine: vCPUs have stopped, the loop's thread still runs, the caller is not it. Returns
  * 0, or -EINTR as soon as `stop_fd` (a signalfd, an eventfd; -1: none) is readable. */

@@ -7,13 +7,14 @@
 #include "host/port_end.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 
-/* Whoever has not come for a port's bytes by then does not wait for them. */
-#define DRAIN_S 5
+/* Whoever has not read a byte in that time does not wait for any. */
+#define DRAIN_S 10
 
 _Static_assert(NIDO_PORTS_MAX + 1 <= VIRTIO_CONSOLE_PORTS_MAX, "port 0 is the console's");
 
@@ -138,24 +139,45 @@ void ports_resize(struct ports *ports, uint16_t columns, uint16_t rows)
     virtio_console_resize(ports->device, columns, rows);
 }
 
-/* A descriptor that is readable when `fd` is. */
-static void also_watch(int epoll_fd, int fd)
+/* A descriptor that is readable when `fd` is, or the time is over. */
+static int watch_both(int fd, int timer_fd)
 {
+    const struct itimerspec patience = {.it_value.tv_sec = DRAIN_S};
     struct epoll_event event = {.events = EPOLLIN};
+    int either_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (either_fd < 0 || timerfd_settime(timer_fd, 0, &patience, NULL) < 0)
+        return either_fd;
+    epoll_ctl(either_fd, EPOLL_CTL_ADD, timer_fd, &event);
     if (fd >= 0)
-        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
+        epoll_ctl(either_fd, EPOLL_CTL_ADD, fd, &event);
+    return either_fd;
+}
+
+static bool is_readable(int fd)
+{
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    return poll(&readable, 1, 0) == 1;
+}
+
+/* False: stop. A slow reader is waited for as long as it reads. */
+static bool drain(struct link *link, int stop_fd)
+{
+    uint64_t before;
+    do {
+        own_fd int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+        own_fd int either_fd = timer_fd < 0 ? -1 : watch_both(stop_fd, timer_fd);
+        if (either_fd < 0)
+            return false;
+        before = port_end_sent_bytes(link->end);
+        if (port_end_drain(link->end, either_fd) == 0)
+            return true;
+    } while (!is_readable(stop_fd) && port_end_sent_bytes(link->end) != before);
+    return !is_readable(stop_fd);
 }
 
 void ports_drain(struct ports *ports, int stop_fd)
 {
-    const struct itimerspec patience = {.it_value.tv_sec = DRAIN_S};
-    own_fd int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
-    own_fd int either_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (timer_fd < 0 || either_fd < 0 || timerfd_settime(timer_fd, 0, &patience, NULL) < 0)
-        return;
-    also_watch(either_fd, timer_fd);
-    also_watch(either_fd, stop_fd);
     for (unsigned i = 0; i < ports->count; i++)
-        if (port_end_drain(ports->links[i].end, either_fd) < 0)
+        if (!drain(&ports->links[i], stop_fd))
             return;
 }

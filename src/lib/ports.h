@@ -34,7 +34,7 @@ struct stream_guest *ports_console(struct ports *ports);
 void ports_resize(struct ports *ports, uint16_t columns, uint16_t rows);
 
 /* At the machine's end: waits until what the guest has sent to the named ports is written, until
- * `stop_fd` is readable, or for some seconds. */
+ * `stop_fd` is readable, or until nobody has read any of it for some seconds. */
 void ports_drain(struct ports *ports, int stop_fd);
 
 #endif

@@ -130,3 +130,27 @@ test_two_ports_of_one_name_are_refused() {
     refused --kernel "$kernel" --port work,file=a --port work,file=b
     expect_err '--port work: given twice'
 }
+
+test_the_guest_knows_the_terminals_size() {
+    python3 - nido run --kernel "$kernel" --initrd "$initrd" --console virtio --cmdline \
+        "console=hvc0 quiet panic=-1 cryptomgr.notests -- $to_hvc; size() { until [ \"\$(stty size)\" = \"\$1\" ]; do echo wait; sleep 0.1; done; echo is \$1; }; size '43 132'; size '30 100'" <<'PYTHON'
+import fcntl, os, pty, struct, sys, termios
+def resize(rows, columns):
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+master, slave = os.openpty()
+resize(43, 132)
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    for fd in (0, 1, 2):
+        os.dup2(slave, fd)
+    os.execvp(sys.argv[1], sys.argv[1:])
+os.close(slave)
+seen = b""
+while b"is 30 100" not in seen:
+    seen += os.read(master, 65536)
+    if b"is 43 132" in seen:
+        resize(30, 100)
+PYTHON
+}

@@ -213,6 +213,15 @@ static void console_tells_the_terminals_size(void **state)
     guest_bring_up(&f->guest, SIZE, 2, 16);
     virtio_console_resize(f->device, 132, 43);
     assert_int_equal(guest_wait_interrupt(&f->guest, GUEST_TIMEOUT_MS), VIRTIO_INTERRUPT_CONFIG);
+    /* Linux may have been too early; what it prints shows that it is there. */
+    allocate(f);
+    for (unsigned i = 0; i < 2; i++) {
+        guest_add(&f->guest.rings[TX0], &GUEST_OUT(f->buffer_gpa, 1), 1);
+        guest_kick(&f->guest, TX0);
+        uint32_t bits = 0;
+        while (!(bits & VIRTIO_INTERRUPT_CONFIG))
+            assert_true((bits = guest_wait_interrupt(&f->guest, GUEST_TIMEOUT_MS)) != 0);
+    }
     guest_read_config(&f->guest, 0, size, sizeof(size));
     assert_int_equal(get_le16(size), 132);
     assert_int_equal(get_le16(size + 2), 43);
@@ -367,6 +376,53 @@ static void port_loses_nothing_on_the_way_in(void **state)
     assert_memory_equal(f->got, f->bytes, MUCH_BYTES);
 }
 
+/* Linux resets its devices when it powers off, with all of that still under way. */
+static void port_keeps_what_was_under_way_at_a_reset(void **state)
+{
+    struct fixture *f = *state;
+    const uint32_t half = MUCH_BYTES / 2;
+    bring_up_port(f);
+    uint64_t gpa = guest_alloc(&f->guest, MUCH_BYTES, 8);
+    memcpy(guest_at(&f->guest, gpa, MUCH_BYTES), f->bytes, MUCH_BYTES);
+    guest_add(&f->guest.rings[TX1], &GUEST_OUT(gpa, half), 1);
+    guest_kick(&f->guest, TX1);
+    guest_sync(&f->guest);
+    const struct guest_buffer buffers[] = {GUEST_OUT(gpa + half, 1),
+                                           GUEST_OUT(gpa + half + 1, half - 1)};
+    guest_add(&f->guest.rings[TX1], buffers, 2);
+    guest_publish(&f->guest.rings[TX1]);
+    guest_reset(&f->guest);
+    memset(guest_at(&f->guest, gpa, MUCH_BYTES), 0, MUCH_BYTES);
+    for (size_t got = 0; got < MUCH_BYTES;) {
+        struct pollfd readable = {.fd = f->far[0], .events = POLLIN};
+        assert_int_equal(poll(&readable, 1, GUEST_TIMEOUT_MS), 1);
+        ssize_t count = read(f->far[0], f->got + got, MUCH_BYTES - got);
+        assert_true(count > 0);
+        got += (size_t)count;
+    }
+    assert_memory_equal(f->got, f->bytes, MUCH_BYTES);
+    bring_up_port(f);
+    send(f, TX1, "next", 4);
+    expect_at_far(f, "next");
+}
+
+/* Nobody reads, and the guest does it again and again. */
+static void port_keeps_a_bounded_amount_at_resets(void **state)
+{
+    struct fixture *f = *state;
+    for (unsigned i = 0; i < 20; i++) {
+        bring_up_port(f);
+        const struct guest_buffer buffers[] = {GUEST_OUT(0, GUEST_LOW_BYTES / 2)};
+        guest_add(&f->guest.rings[TX1], buffers, 1);
+        guest_kick(&f->guest, TX1);
+        guest_reset(&f->guest);
+    }
+    struct stream_guest *line = virtio_console_stream(f->device, 1);
+    const uint8_t *bytes;
+    loop_stop(f->guest.loop);
+    assert_in_range(line->ops->pending(line, &bytes), GUEST_LOW_BYTES / 2, 10u << 20);
+}
+
 /* ---- lies ---- */
 
 static void port_shrugs_at_control_messages_of_nonsense(void **state)
@@ -464,6 +520,8 @@ int main(void)
         PORTS(port_tells_who_comes_and_goes),
         PORTS(port_loses_nothing_to_a_slow_reader),
         PORTS(port_loses_nothing_on_the_way_in),
+        PORTS(port_keeps_what_was_under_way_at_a_reset),
+        PORTS(port_keeps_a_bounded_amount_at_resets),
         PORTS(port_shrugs_at_control_messages_of_nonsense),
         PORTS(port_owes_a_message_once_however_often_it_is_asked),
         PORTS(port_survives_buffers_that_are_too_short),
