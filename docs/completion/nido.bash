@@ -6,7 +6,7 @@ _nido_commands=(run ps status stats console pause resume stop doctor version hel
 _nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --net --console --port --balloon --vsock
     --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace
     --pidfile --log --help)
-_nido_disk_words=(ro id= direct format=raw queues=)
+_nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writeback cache=unsafe direct queues=)
 _nido_port_words=(file= pipe= socket= stdio console)
 _nido_balloon_words=(on target= no-reporting stats=)
 _nido_vsock_words=(cid= path=)

@@ -16,13 +16,21 @@
 #define NIDO_DISK_QUEUES_MAX 16u
 #define NIDO_PUBLISH_MAX     32u
 
+enum nido_disk_format { NIDO_DISK_RAW, NIDO_DISK_QCOW2 };
+
 struct nido_disk {
     const char *path;
+    enum nido_disk_format format;
     const char *id; /* the serial number that the guest sees; NULL: vda, vdb, ... */
     bool read_only;
     bool direct;       /* bypass the host's page cache (O_DIRECT) */
     bool raw_for_sure; /* raw even if it starts like an image of another kind, as a guest may
                         * make it do */
+    bool unsafe;       /* flushes do not wait for the storage */
+    /* Writes go to a qcow2 image on top; `path` is only read, and machines can share it. */
+    bool overlay;
+    const char
+        *overlay_path; /* that image, made if it is not there; NULL: thrown away at the end */
     unsigned queues;   /* 1 to 16; 0: one for each vCPU, at most 4 */
 };
 

@@ -25,11 +25,12 @@
 
 /* What a value looks like in JSON. On the command line all are text. */
 enum config_type {
-    CONFIG_SWITCH, /* true or false; a flag without a value */
-    CONFIG_TEXT,   /* a string */
-    CONFIG_NUMBER, /* a whole number, or a string that holds one */
-    CONFIG_SIZE,   /* bytes as a number, or a string such as "512M" */
-    CONFIG_TEXTS,  /* of options only: one that may be repeated; an array of strings */
+    CONFIG_SWITCH,         /* true or false; a flag without a value */
+    CONFIG_TEXT,           /* a string */
+    CONFIG_NUMBER,         /* a whole number, or a string that holds one */
+    CONFIG_SIZE,           /* bytes as a number, or a string such as "512M" */
+    CONFIG_TEXTS,          /* of options only: one that may be repeated; an array of strings */
+    CONFIG_SWITCH_OR_TEXT, /* of options only: with a value or without; true, false or a string */
 };
 
 struct config;

@@ -58,6 +58,7 @@ static const char *wanted(enum config_type type)
         [CONFIG_NUMBER] = "a number",
         [CONFIG_SIZE] = "a string such as \"512M\", or a number of bytes",
         [CONFIG_TEXTS] = "an array of strings",
+        [CONFIG_SWITCH_OR_TEXT] = "true, false or a string",
     };
     return names[type];
 }
@@ -73,6 +74,8 @@ static bool fits(enum config_type type, const json_t *value)
     case CONFIG_TEXT:
     case CONFIG_TEXTS:
         return json_is_string(value);
+    case CONFIG_SWITCH_OR_TEXT:
+        return json_is_boolean(value) || json_is_string(value);
     }
     return false;
 }

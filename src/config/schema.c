@@ -79,12 +79,31 @@ static int disk_id(void *target, const char *value, struct nido_error *err)
 
 static int disk_format(void *target, const char *value, struct nido_error *err)
 {
-    if (strcmp(value, "raw") == 0) {
-        ((struct nido_disk *)target)->raw_for_sure = true;
-        return 0;
-    }
-    return error_set(err, EINVAL, "'%s' is not supported; convert it with qemu-img convert -O raw",
-                     value);
+    struct nido_disk *disk = target;
+    disk->raw_for_sure = strcmp(value, "raw") == 0;
+    if (strcmp(value, "qcow2") == 0)
+        disk->format = NIDO_DISK_QCOW2;
+    else if (!disk->raw_for_sure)
+        return error_set(err, EINVAL,
+                         "'%s' is not supported, raw and qcow2 are; convert it with qemu-img "
+                         "convert -O qcow2",
+                         value);
+    return 0;
+}
+
+static int disk_cache(void *target, const char *value, struct nido_error *err)
+{
+    ((struct nido_disk *)target)->unsafe = strcmp(value, "unsafe") == 0;
+    if (strcmp(value, "unsafe") != 0 && strcmp(value, "writeback") != 0)
+        return error_set(err, EINVAL, "'%s' is not a mode; say writeback or unsafe", value);
+    return 0;
+}
+
+static int disk_overlay(void *target, const char *value, struct nido_error *err)
+{
+    ((struct nido_disk *)target)->overlay = true;
+    ((struct nido_disk *)target)->overlay_path = value;
+    return 0;
 }
 
 static int disk_queues(void *target, const char *value, struct nido_error *err)
@@ -99,8 +118,18 @@ static int disk_queues(void *target, const char *value, struct nido_error *err)
 static const struct config_option disk_options[] = {
     {"ro", CONFIG_SWITCH, disk_ro},         {"id", CONFIG_TEXT, disk_id},
     {"direct", CONFIG_SWITCH, disk_direct}, {"format", CONFIG_TEXT, disk_format},
+    {"cache", CONFIG_TEXT, disk_cache},     {"overlay", CONFIG_SWITCH_OR_TEXT, disk_overlay},
     {"queues", CONFIG_NUMBER, disk_queues},
 };
+
+static int check_disk(const struct nido_disk *disk, struct nido_error *err)
+{
+    if (disk->overlay && disk->read_only)
+        return error_set(err, EINVAL, "ro and overlay contradict each other; say one of them");
+    if (disk->direct && (disk->overlay || disk->format != NIDO_DISK_RAW))
+        return error_set(err, EINVAL, "direct goes with raw disks, and not with an overlay");
+    return 0;
+}
 
 static int add_disk(struct config *config, char *value, struct nido_error *err)
 {
@@ -110,6 +139,8 @@ static int add_disk(struct config *config, char *value, struct nido_error *err)
     if (!*disk.path)
         return error_set(err, EINVAL, "the file's name is empty");
     int ret = config_set_options(disk_options, ARRAY_SIZE(disk_options), &disk, value, err);
+    if (ret == 0)
+        ret = check_disk(&disk, err);
     if (ret == 0)
         config->machine.disks[config->machine.disk_count++] = disk;
     return ret;
@@ -446,8 +477,9 @@ const struct config_key config_keys[] = {
      .set = set_hugepages},
     {.name = "disk",
      .type = CONFIG_TEXT,
-     .value = "FILE[,ro][,id=S][,direct][,format=raw][,queues=N]",
-     .help = "raw file or block device; repeat for more",
+     .value =
+         "FILE[,ro][,id=S][,format=raw|qcow2][,overlay[=FILE]][,cache=MODE][,direct][,queues=N]",
+     .help = "image or block device; repeat for more",
      .repeatable = true,
      .common = true,
      .first = "file",

@@ -31,7 +31,8 @@ char *config_next_word(char **rest)
 static int set_option(const struct config_option *option, void *target, const char *value,
                       struct nido_error *err)
 {
-    if (option->type != CONFIG_SWITCH && (!value || !*value))
+    const bool may_lack = option->type == CONFIG_SWITCH || option->type == CONFIG_SWITCH_OR_TEXT;
+    if (value ? !*value && option->type != CONFIG_SWITCH : !may_lack)
         return error_set(err, EINVAL, "'%s' needs a value: %s=...", option->name, option->name);
     if (option->type == CONFIG_SWITCH && value)
         return error_set(err, EINVAL, "'%s' takes no value", option->name);

@@ -36,6 +36,7 @@ struct disk_raw {
     struct disk disk;
     struct disk_file file;
     struct aio *aio;
+    bool unsafe;      /* nothing waits for the storage */
     bool writes_lost; /* a flush has failed: nothing is written any more */
     bool cut_short;   /* disk_drain() is at it */
     /* Learned from the first refusal. */
@@ -151,11 +152,11 @@ static void on_lane_piece(struct aio_request *aio, int result)
         on_done(aio, result);
 }
 
-static enum aio_op lane_op(const struct disk_request *request)
+static enum aio_op aio_op_of(const struct disk_raw *self, const struct disk_request *request)
 {
     if (request->op == DISK_READ)
         return AIO_READ;
-    return request->op == DISK_WRITE_THROUGH ? AIO_WRITE_THROUGH : AIO_WRITE;
+    return request->op == DISK_WRITE_THROUGH && !self->unsafe ? AIO_WRITE_THROUGH : AIO_WRITE;
 }
 
 /* The first request's next piece. */
@@ -171,7 +172,7 @@ static void lane_next(struct disk_raw *self)
         memset(self->lane_buffer, 0, piece);
     self->lane_iov = (struct iovec){self->lane_buffer, piece};
     request->aio = (struct aio_request){
-        .op = self->cut_short ? AIO_NOTHING : lane_op(request),
+        .op = self->cut_short ? AIO_NOTHING : aio_op_of(self, request),
         .fd = self->file.fd,
         .offset_bytes = request->offset_bytes + request->done_bytes,
         .length_bytes = piece,
@@ -211,7 +212,7 @@ static void move_data(struct disk_raw *self, struct disk_request *request)
         return;
     }
     request->aio = (struct aio_request){
-        .op = lane_op(request),
+        .op = aio_op_of(self, request),
         .fd = self->file.fd,
         .offset_bytes = request->offset_bytes,
         .length_bytes = request->length_bytes,
@@ -350,7 +351,7 @@ static void raw_submit(struct disk *disk, struct disk_request *request)
     request->disk = disk;
     request->done_bytes = 0;
     int refused = refusal(self, request);
-    if (refused < 0)
+    if (refused < 0 || (self->unsafe && request->op == DISK_FLUSH))
         settle(request, refused);
     else if (request->op <= DISK_WRITE_THROUGH)
         move_data(self, request);
@@ -429,6 +430,7 @@ int disk_open_raw(struct disk **out, const struct disk_config *config, struct lo
     self->disk.physical_bytes = self->file.physical_bytes;
     self->disk.discard_bytes = self->file.discard_bytes;
     self->disk.read_only = config->read_only;
+    self->unsafe = config->unsafe;
     self->aio->batch_done = on_batch;
     self->aio->owner = self;
     *out = &self->disk;

@@ -142,16 +142,20 @@ static int add_disk(struct nido_machine *machine, unsigned index, const struct n
 {
     const struct disk_config disk_config = {
         .path = wanted->path,
+        .format = wanted->format == NIDO_DISK_QCOW2 ? DISK_QCOW2 : DISK_RAW,
         .read_only = wanted->read_only,
         .direct = wanted->direct,
         .raw_for_sure = wanted->raw_for_sure,
+        .unsafe = wanted->unsafe,
+        .overlay = wanted->overlay,
+        .overlay_path = wanted->overlay_path,
     };
     const struct irq *irq;
     struct disk *disk = NULL;
     struct virtio_device *device = NULL;
     int ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
-        ret = disk_open_raw(&disk, &disk_config, machine->device_loop, err);
+        ret = disk_open(&disk, &disk_config, machine->device_loop, err);
     if (ret < 0)
         return ret;
     char *name = machine->names[index];

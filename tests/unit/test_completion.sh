@@ -110,7 +110,7 @@ check bash_offers_files offers 'nido run --kernel vm' vmlinuz
 check bash_offers_files_after_an_equals_sign offers 'nido run --kernel=vm' vmlinuz
 check bash_offers_directories offers 'nido run --kernel-cache ' none cache
 check bash_offers_a_disks_file offers 'nido run --disk ro' root.img
-check bash_offers_a_disks_words offers 'nido run --disk root.img,' root.img,{ro,id=,direct,format=raw,queues=}
+check bash_offers_a_disks_words offers 'nido run --disk root.img,' root.img,{ro,id=,format=raw,format=qcow2,overlay,overlay=,cache=writeback,cache=unsafe,direct,queues=}
 check bash_offers_no_word_twice offers 'nido run --disk root.img,ro,d' root.img,ro,direct
 check bash_offers_words_after_values offers 'nido run --disk root.img,id=x,r' x,ro
 check bash_offers_networks offers 'nido run --net ' user tap= fd= none mac= publish=

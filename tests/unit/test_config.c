@@ -67,7 +67,12 @@ static void config_refuses_bad_values_by_name(void **state)
         {"disk", "a.img,ro=1", "takes no value"},
         {"disk", "a.img,id", "needs a value"},
         {"disk", "a.img,id=123456789012345678901", "longer than 20"},
-        {"disk", "a.img,format=qcow2", "qemu-img convert"},
+        {"disk", "a.img,format=vmdk", "qemu-img convert"},
+        {"disk", "a.img,cache=none", "say writeback or unsafe"},
+        {"disk", "a.img,overlay=", "needs a value"},
+        {"disk", "a.img,overlay,ro", "contradict"},
+        {"disk", "a.img,overlay,direct", "direct goes with raw"},
+        {"disk", "a.img,direct,format=qcow2", "direct goes with raw"},
         {"disk", "a.img,queues=0", "from 1 to 16"},
         {"disk", "a.img,queues=17", "from 1 to 16"},
         {"disk", "a.img,ro,ro", "'ro' is given twice"},
@@ -213,6 +218,21 @@ static void config_takes_disks_in_order(void **state)
     assert_string_equal(disks[1].path, "c.img");
     assert_true(disks[1].direct && !disks[1].read_only);
     assert_true(disks[1].raw_for_sure && !disks[0].raw_for_sure);
+    assert_int_equal(disks[1].format, NIDO_DISK_RAW);
+    config_finish(&config);
+}
+
+static void config_takes_images_and_overlays(void **state)
+{
+    struct config config = {0};
+    assert_int_equal(set(&config, "disk", "a.qcow2,format=qcow2,overlay,cache=writeback", NULL), 0);
+    assert_int_equal(set(&config, "disk", "b.img,overlay=b,,1.qcow2,cache=unsafe", NULL), 0);
+    const struct nido_disk *disks = config.machine.disks;
+    assert_int_equal(disks[0].format, NIDO_DISK_QCOW2);
+    assert_true(disks[0].overlay && !disks[0].overlay_path && !disks[0].unsafe);
+    assert_int_equal(disks[1].format, NIDO_DISK_RAW);
+    assert_true(disks[1].overlay && disks[1].unsafe && !disks[1].raw_for_sure);
+    assert_string_equal(disks[1].overlay_path, "b,1.qcow2");
     config_finish(&config);
 }
 
@@ -272,6 +292,7 @@ int main(void)
         cmocka_unit_test(config_guesses_what_a_wrong_name_was_meant_for),
         cmocka_unit_test(config_tells_why_a_long_value_is_wrong),
         cmocka_unit_test(config_takes_disks_in_order),
+        cmocka_unit_test(config_takes_images_and_overlays),
         cmocka_unit_test(config_takes_networks),
         cmocka_unit_test(config_sees_contradictions),
         cmocka_unit_test(config_refuses_too_many_of_anything),

@@ -90,6 +90,10 @@ static void assert_same_machine(const struct nido_config *a, const struct nido_c
         assert_int_equal(a->disks[i].read_only, b->disks[i].read_only);
         assert_int_equal(a->disks[i].direct, b->disks[i].direct);
         assert_int_equal(a->disks[i].raw_for_sure, b->disks[i].raw_for_sure);
+        assert_int_equal(a->disks[i].format, b->disks[i].format);
+        assert_int_equal(a->disks[i].unsafe, b->disks[i].unsafe);
+        assert_int_equal(a->disks[i].overlay, b->disks[i].overlay);
+        assert_same_text(a->disks[i].overlay_path, b->disks[i].overlay_path);
         assert_int_equal(a->disks[i].queues, b->disks[i].queues);
     }
     assert_int_equal(a->net_count, b->net_count);
@@ -120,6 +124,9 @@ static void json_says_what_flags_say(void **state)
          {"--kernel", "k", "--disk", "a,ro", "--disk", "b,id=x"}},
         {"{\"kernel\": \"k\", \"disk\": [{\"file\": \"a,b\", \"ro\": false, \"queues\": 2}]}",
          {"--kernel", "k", "--disk", "a,,b,queues=2"}},
+        {"{\"kernel\": \"k\", \"disk\": [{\"file\": \"a\", \"overlay\": true}, "
+         "{\"file\": \"b\", \"overlay\": \"o,1\", \"format\": \"qcow2\"}]}",
+         {"--kernel", "k", "--disk", "a,overlay", "--disk", "b,overlay=o,,1,format=qcow2"}},
         {"{\"kernel\": \"k\", \"net\": [{\"tap\": \"t\", \"mac\": \"52:54:00:00:00:01\"}]}",
          {"--kernel", "k", "--net", "tap=t,mac=52:54:00:00:00:01"}},
         {"{\"kernel\": \"k\", \"net\": [{\"user\": true, \"publish\": [\"80:80\", \"81:81\"]}]}",
@@ -173,6 +180,8 @@ static void json_that_is_wrong_is_refused_by_name(void **state)
         {"{\"disk\": {\"file\": \"a.img\"}}", "disk: must be an array"},
         {"{\"disk\": [\"a\", 7]}", "disk, item 2: must be a string or an object"},
         {"{\"disk\": [\"\"]}", "disk, item 1: needs a value"},
+        {"{\"disk\": [{\"file\": \"a\", \"overlay\": 1}]}",
+         "\"overlay\" must be true, false or a string"},
         {"{\"disk\": [{}]}", "disk, item 1: \"file\" is needed: a string"},
         {"{\"disk\": [{\"file\": true}]}", "disk, item 1: \"file\" must be a string"},
         {"{\"disk\": [{\"file\": \"a\", \"rw\": true}]}",
@@ -329,7 +338,8 @@ static void what_is_dumped_loads_as_the_same(void **state)
          "a=b c,d \t\xc3\xa9", "--cpus", "64", "--mem", "1024G", "--hugepages", NULL, "--console",
          "file=/tmp/x=y", "--kernel-cache", "none", "--dump-acpi", "/tmp/d"},
         {"--kernel", "k", "--disk", "a,,b=c,ro,direct,format=raw,queues=7,id=x,,y", "--disk", "ro",
-         "--disk", "c,id=z=1", "--net", "tap=t,,u,mac=52:54:00:ab:cd:ef", "--net",
+         "--disk", "c,id=z=1,overlay,cache=unsafe", "--disk", "d,overlay=e,,f,format=qcow2",
+         "--net", "tap=t,,u,mac=52:54:00:ab:cd:ef", "--net",
          "publish=127.0.0.1:53:53/udp,user,publish=[::1]:80:81", "--net", "fd=7"},
         {"--kernel", "k", "--net", "none", "--mem", "268435456", "--console", "none"},
     };

@@ -114,7 +114,8 @@ static void every_option_stands_in_its_keys_value(void **state)
     for (unsigned i = 0; key_at(i); i++)
         for (unsigned j = 0; j < key_at(i)->option_count; j++) {
             const struct config_option *option = &key_at(i)->options[j];
-            char after = option->type == CONFIG_SWITCH ? '\0' : '=';
+            bool has_value = option->type != CONFIG_SWITCH && option->type != CONFIG_SWITCH_OR_TEXT;
+            char after = has_value ? '=' : '\0';
             if (!has_word(key_at(i)->value, option->name, after))
                 fail_msg("--%s %s: %s is missing", key_at(i)->name, key_at(i)->value, option->name);
         }
