@@ -268,8 +268,10 @@ static bool is_calling(const struct vsock_hub *hub)
 {
     const struct vsock_conn *conn;
     TAILQ_FOREACH(conn, &hub->waiting, waiting)
-    if (conn->state == VSOCK_CALLING)
-        return true;
+    {
+        if (conn->state == VSOCK_CALLING)
+            return true;
+    }
     return false;
 }
 
