@@ -16,6 +16,7 @@
  *     disk_qcow2_packed.c    compressed clusters
  *     disk_qcow2_alloc.c     which clusters are free, what changes of the refcounts are due
  *     disk_qcow2_refcount.c  the refcounts of an image that is opened to be written
+ *     disk_qcow2_repair.c    the same, of one that QEMU could not close
  *     disk_qcow2_commit.c    from one consistent image to the next; flushes
  *     disk_qcow2_plan.c      where the tables of the next one will be
  *     disk_qcow2_create.c    new images, for overlays
@@ -408,6 +409,11 @@ int qcow2_refcounts_load(struct qcow2 *image, const struct qcow2_header *header,
 unsigned qcow2_block_bits(const struct qcow2 *image); /* log2 of the entries in a block */
 uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t index);
 void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t index, uint64_t value);
+
+/* ---- disk_qcow2_repair.c ---- */
+
+/* Makes the refcounts of an image with the dirty bit again, in the file and in the header here. */
+int qcow2_repair(struct qcow2 *image, struct qcow2_header *header, struct nido_error *err);
 
 /* ---- disk_qcow2_commit.c, disk_qcow2_plan.c ---- */
 

@@ -88,11 +88,6 @@ static int check_for_writing(const struct qcow2_header *header, const struct are
                          "disk %s: it is marked as corrupt; repair it with qemu-img check -r all "
                          "%s, or attach it read-only with ,ro",
                          area->path, area->path);
-    if (header->incompatible & QCOW2_INCOMPATIBLE_DIRTY)
-        return error_set(err, EINVAL,
-                         "disk %s: it was not closed and its refcounts are out of date; repair it "
-                         "with qemu-img check -r all %s, or attach it read-only with ,ro",
-                         area->path, area->path);
     if (header->bitmaps)
         return error_set(err, ENOTSUP,
                          "disk %s: it keeps dirty bitmaps, which writes would make wrong; remove "

@@ -112,7 +112,10 @@ static int open_backing(struct qcow2 *image, const struct qcow2_header *header,
         ret = disk_open_raw(&image->backing, &config, image->loop, err);
     else if (ret == 0)
         ret = open_chained(&image->backing, &wanted, self, image->loop, err);
-    return ret < 0 ? error_prefix(err, "disk %s: its backing file", image->disk.path) : 0;
+    /* The one that is wrong and the one that was asked for; of a long chain no more fits. */
+    return ret < 0 && !self->above
+               ? error_prefix(err, "disk %s: its backing file", image->disk.path)
+               : ret;
 }
 
 /* An overlay that is to be used again must stand on what it is to stand on now. */
@@ -213,12 +216,16 @@ static int clear_autoclear(const struct qcow2 *image, const struct qcow2_header 
     return 0;
 }
 
-static int prepare_to_write(struct qcow2 *image, const struct qcow2_header *header,
+static int prepare_to_write(struct qcow2 *image, struct qcow2_header *header,
                             struct nido_error *err)
 {
+    int ret = 0;
     if (image->disk.read_only)
         return 0;
-    int ret = qcow2_refcounts_load(image, header, err);
+    if (header->incompatible & QCOW2_INCOMPATIBLE_DIRTY)
+        ret = qcow2_repair(image, header, err);
+    if (ret == 0)
+        ret = qcow2_refcounts_load(image, header, err);
     if (ret == 0)
         ret = clear_autoclear(image, header, err);
     return ret < 0 ? ret : qcow2_commit_create(image, image->loop, err);
