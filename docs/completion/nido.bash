@@ -3,9 +3,10 @@
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
 _nido_commands=(run ps status stats console pause resume stop doctor version help)
-_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --net --console --port --balloon --vsock
+_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port --balloon --vsock
     --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace
     --pidfile --log --help)
+_nido_overlay_words=(keep= id= format=raw format=qcow2 cache=writeback cache=unsafe queues=)
 _nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writeback cache=unsafe direct queues=)
 _nido_port_words=(file= pipe= socket= stdio console)
 _nido_balloon_words=(on target= no-reporting stats=)
@@ -93,6 +94,13 @@ _nido_value() {
     --disk)
         if [[ $value == *,* ]]; then
             _nido_words "$prefix" "$value" "${_nido_disk_words[@]}"
+        else
+            _nido_files "$prefix" "$value"
+        fi
+        ;;
+    --overlay)
+        if [[ $value == *,* ]]; then
+            _nido_words "$prefix" "$value" "${_nido_overlay_words[@]}"
         else
             _nido_files "$prefix" "$value"
         fi

@@ -122,6 +122,13 @@ static const struct config_option disk_options[] = {
     {"queues", CONFIG_NUMBER, disk_queues},
 };
 
+/* Of --overlay, which says by its name what "overlay" says of a --disk. */
+static const struct config_option overlay_options[] = {
+    {"keep", CONFIG_TEXT, disk_overlay},    {"id", CONFIG_TEXT, disk_id},
+    {"format", CONFIG_TEXT, disk_format},   {"cache", CONFIG_TEXT, disk_cache},
+    {"queues", CONFIG_NUMBER, disk_queues},
+};
+
 static int check_disk(const struct nido_disk *disk, struct nido_error *err)
 {
     if (disk->overlay && disk->read_only)
@@ -131,19 +138,33 @@ static int check_disk(const struct nido_disk *disk, struct nido_error *err)
     return 0;
 }
 
-static int add_disk(struct config *config, char *value, struct nido_error *err)
+static int put_disk(struct config *config, struct nido_disk disk, char *value,
+                    const struct config_option *options, unsigned option_count,
+                    struct nido_error *err)
 {
     if (config->machine.disk_count == NIDO_DISKS_MAX)
         return error_set(err, E2BIG, "a machine has at most %u disks", NIDO_DISKS_MAX);
-    struct nido_disk disk = {.path = config_next_word(&value)};
+    disk.path = config_next_word(&value);
     if (!*disk.path)
         return error_set(err, EINVAL, "the file's name is empty");
-    int ret = config_set_options(disk_options, ARRAY_SIZE(disk_options), &disk, value, err);
+    int ret = config_set_options(options, option_count, &disk, value, err);
     if (ret == 0)
         ret = check_disk(&disk, err);
     if (ret == 0)
         config->machine.disks[config->machine.disk_count++] = disk;
     return ret;
+}
+
+static int add_disk(struct config *config, char *value, struct nido_error *err)
+{
+    return put_disk(config, (struct nido_disk){0}, value, disk_options, ARRAY_SIZE(disk_options),
+                    err);
+}
+
+static int add_overlay(struct config *config, char *value, struct nido_error *err)
+{
+    return put_disk(config, (struct nido_disk){.overlay = true}, value, overlay_options,
+                    ARRAY_SIZE(overlay_options), err);
 }
 
 /* A net that was told what it is. */
@@ -486,6 +507,15 @@ const struct config_key config_keys[] = {
      .options = disk_options,
      .option_count = ARRAY_SIZE(disk_options),
      .set = add_disk},
+    {.name = "overlay",
+     .type = CONFIG_TEXT,
+     .value = "FILE[,keep=FILE][,id=S][,format=raw|qcow2][,cache=MODE][,queues=N]",
+     .help = "a disk whose writes are thrown away, or kept elsewhere",
+     .repeatable = true,
+     .first = "file",
+     .options = overlay_options,
+     .option_count = ARRAY_SIZE(overlay_options),
+     .set = add_overlay},
     {.name = "net",
      .type = CONFIG_TEXT,
      .value = "user|tap=NAME|fd=N|none[,mac=ADDR][,publish=[ADDR:]HOST:GUEST[/udp]]...",

@@ -212,17 +212,6 @@ static int measure_size(struct disk_file *file, const struct stat *st,
     file->size_bytes = (uint64_t)st->st_size;
     if (file->block_device && ioctl(file->fd, BLKGETSIZE64, &file->size_bytes) < 0)
         return error_errno(err, errno, "disk %s: cannot learn its size", path);
-    if (config->format != DISK_RAW)
-        return 0; /* the disk's size is in there */
-    if (file->size_bytes == 0)
-        return error_set(err, EINVAL,
-                         "disk %s: it is empty; give it a size with truncate -s 10G %s", path,
-                         path);
-    if (file->size_bytes % DISK_SECTOR_BYTES)
-        return error_set(err, EINVAL,
-                         "disk %s: its size of %llu bytes is not a multiple of 512; round it up "
-                         "with truncate -s %%512 %s",
-                         path, (unsigned long long)file->size_bytes, path);
     return 0;
 }
 
@@ -371,16 +360,16 @@ static const struct {
     {"parallels", "WithouFreSpacExt", 16, 0},
 };
 
-int disk_file_expect_raw(const struct disk_file *file, const char *path, struct nido_error *err)
+static int expect_no_format(const struct disk_file *file, const char *path, struct nido_error *err)
 {
     const size_t wanted = file->block_bytes; /* the least that O_DIRECT reads */
     const size_t room = MAX(wanted, (size_t)PAGE_CACHE_BYTES);
     own_mem char *start = aligned_alloc(room, room);
     if (!start)
         return error_set(err, ENOMEM, "disk %s: out of memory", path);
-    ssize_t got = pread(file->fd, start, wanted, 0);
-    if (got != (ssize_t)wanted)
-        return error_errno(err, got < 0 ? errno : EIO, "disk %s: cannot read its start", path);
+    memset(start, 0, room);
+    if (pread(file->fd, start, wanted, 0) < 0)
+        return error_errno(err, errno, "disk %s: cannot read its start", path);
     for (size_t i = 0; i < ARRAY_SIZE(formats); i++)
         if (memcmp(start + formats[i].offset, formats[i].magic, formats[i].magic_bytes) == 0)
             return error_set(
@@ -390,5 +379,24 @@ int disk_file_expect_raw(const struct disk_file *file, const char *path, struct 
                 "wrote that to a raw disk",
                 path, formats[i].name, i == 0 ? "say format=qcow2, or " : "", formats[i].name,
                 path);
+    return 0;
+}
+
+int disk_file_expect_raw(const struct disk_file *file, const struct disk_config *config,
+                         struct nido_error *err)
+{
+    const char *path = config->path;
+    int ret = config->raw_for_sure ? 0 : expect_no_format(file, path, err);
+    if (ret < 0)
+        return ret;
+    if (file->size_bytes == 0)
+        return error_set(err, EINVAL,
+                         "disk %s: it is empty; give it a size with truncate -s 10G %s", path,
+                         path);
+    if (file->size_bytes % DISK_SECTOR_BYTES)
+        return error_set(err, EINVAL,
+                         "disk %s: its size of %llu bytes is not a multiple of 512; round it up "
+                         "with truncate -s %%512 %s",
+                         path, (unsigned long long)file->size_bytes, path);
     return 0;
 }

@@ -23,7 +23,9 @@ int disk_file_adopt(struct disk_file *file, int fd, const struct disk_config *co
                     struct nido_error *err);
 void disk_file_close(struct disk_file *file);
 
-/* Fails where the content says that it is an image of another format than raw. */
-int disk_file_expect_raw(const struct disk_file *file, const char *path, struct nido_error *err);
+/* Fails where it cannot be a raw disk: the content says that it is an image of another format (no
+ * question with raw_for_sure), or the size is none. */
+int disk_file_expect_raw(const struct disk_file *file, const struct disk_config *config,
+                         struct nido_error *err);
 
 #endif

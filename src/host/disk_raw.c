@@ -404,8 +404,8 @@ static int prepare(struct disk_raw *self, const struct disk_config *config, stru
     if (!self->lane_buffer || !self->disk.path)
         return error_set(err, ENOMEM, "disk %s: out of memory", config->path);
     int ret = disk_file_open(&self->file, config, err);
-    if (ret == 0 && !config->raw_for_sure)
-        ret = disk_file_expect_raw(&self->file, config->path, err);
+    if (ret == 0)
+        ret = disk_file_expect_raw(&self->file, config, err);
     if (ret < 0)
         return ret;
     ret = aio_create(&self->aio, loop, err);

@@ -70,6 +70,9 @@ static void config_refuses_bad_values_by_name(void **state)
         {"disk", "a.img,format=vmdk", "qemu-img convert"},
         {"disk", "a.img,cache=none", "say writeback or unsafe"},
         {"disk", "a.img,overlay=", "needs a value"},
+        {"overlay", ",id=a", "name is empty"},
+        {"overlay", "a.img,ro", "ro"},
+        {"overlay", "a.img,keep=", "needs a value"},
         {"disk", "a.img,overlay,ro", "contradict"},
         {"disk", "a.img,overlay,direct", "direct goes with raw"},
         {"disk", "a.img,direct,format=qcow2", "direct goes with raw"},
@@ -233,6 +236,11 @@ static void config_takes_images_and_overlays(void **state)
     assert_int_equal(disks[1].format, NIDO_DISK_RAW);
     assert_true(disks[1].overlay && disks[1].unsafe && !disks[1].raw_for_sure);
     assert_string_equal(disks[1].overlay_path, "b,1.qcow2");
+    assert_int_equal(set(&config, "overlay", "c.img", NULL), 0);
+    assert_int_equal(set(&config, "overlay", "d.img,keep=d.qcow2,cache=unsafe", NULL), 0);
+    assert_true(disks[2].overlay && !disks[2].overlay_path && !disks[2].unsafe);
+    assert_true(disks[3].overlay && disks[3].unsafe);
+    assert_string_equal(disks[3].overlay_path, "d.qcow2");
     config_finish(&config);
 }
 

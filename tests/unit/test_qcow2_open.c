@@ -170,12 +170,13 @@ static void raw_disks_that_are_qcow2_are_told_so(void **state)
 {
     struct qcow2_bench *bench = *state;
     char path[300];
-    qcow2_bench_shell(bench, "qemu-img create -q -f qcow2 i 1M && truncate -s %%512 i");
+    qcow2_bench_shell(bench, "qemu-img create -q -f qcow2 i 1M");
     struct disk_config config = qcow2_bench_config(bench, "i", path);
     config.format = DISK_RAW;
     expect_refusal_of(bench, &config, "say format=qcow2");
     config.overlay = true;
     expect_refusal_of(bench, &config, "say format=qcow2");
+    qcow2_bench_shell(bench, "truncate -s %%512 i");
     config.format = DISK_QCOW2;
     config.direct = true;
     expect_refusal_of(bench, &config, "direct goes with raw");
