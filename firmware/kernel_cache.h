@@ -21,7 +21,7 @@
 
 #define KERNEL_CACHE_ENTRIES_MAX 8u
 
-/* The unpacked form of `packed`, `size_bytes` long. False: not there. `directory` NULL: no
+/* The unpacked form of `packed`, `size_bytes` long (0: its size is not known). False: not there. `directory` NULL: no
  * cache. */
 bool kernel_cache_open(const char *directory, const struct bootfile *packed, uint64_t size_bytes,
                        struct bootfile *unpacked);

@@ -13,12 +13,13 @@ uint64_t room_end(const struct mem *mem)
 
 int room_error(const struct mem *mem, const char *what, uint64_t end_gpa, struct nido_error *err)
 {
-    unsigned long long mib = end_gpa / MIB + (end_gpa % MIB != 0);
+    uint64_t start_gpa = mem_region(mem, 0).gpa, needed = end_gpa - start_gpa;
+    unsigned long long mib = needed / MIB + (needed % MIB != 0);
 
     /* A second region means that the first is as large as the machine lets it be. */
-    if (mem_region_count(mem) > 1 || end_gpa > 4 * GIB)
+    if (mem_region_count(mem) > 1 || needed > 4 * GIB)
         return error_set(err, EFBIG,
-                         "%s needs RAM up to %llu MiB, where this machine has none; "
+                         "%s needs the first %llu MiB of RAM in one piece, which this machine cannot have; "
                          "use a smaller one",
                          what, mib);
     return error_set(err, ENOMEM,

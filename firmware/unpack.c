@@ -16,9 +16,11 @@
 #include <errno.h>
 #include <lz4.h>
 #include <lzma.h>
+#include <stdbool.h>
 #include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #define STREAM_BUFFER_BYTES (1u << 20)
 #define LZ4_BLOCK_BYTES     (8u << 20)
@@ -36,6 +38,7 @@ struct source {
 struct target {
     uint8_t *at;
     size_t left;
+    bool exact; /* the size is known, and `left` is 0 at the end */
 };
 
 enum unpack_format unpack_recognise(const uint8_t magic[UNPACK_MAGIC_BYTES])
@@ -73,8 +76,11 @@ static int broken(struct nido_error *err, const char *what)
                      "its packed kernel is broken: %s; copy or download the file again", what);
 }
 
-static int too_long(struct nido_error *err)
+static int too_long(const struct target *target, struct nido_error *err)
 {
+    if (!target->exact)
+        return error_set(err, ENOMEM, "it unpacks to more than there is room for in the machine's "
+                                      "RAM; say more with --mem");
     return broken(err, "it unpacks to more than its size field says");
 }
 
@@ -134,7 +140,8 @@ static int source_refill(struct source *source, uint8_t *buffer, size_t *length,
     return source_read(source, buffer, *length, err);
 }
 
-static int gzip_run(z_stream *z, struct source *source, uint8_t *buffer, struct nido_error *err)
+static int gzip_run(z_stream *z, struct source *source, struct target *target, uint8_t *buffer,
+                    struct nido_error *err)
 {
     int status = Z_OK;
     while (status != Z_STREAM_END) {
@@ -150,11 +157,12 @@ static int gzip_run(z_stream *z, struct source *source, uint8_t *buffer, struct 
         }
         status = inflate(z, Z_NO_FLUSH);
         if (status == Z_BUF_ERROR) /* there is input: so room is what it lacks */
-            return too_long(err);
+            return too_long(target, err);
         if (status != Z_OK && status != Z_STREAM_END)
             return broken(err, z->msg ? z->msg : "bad gzip data");
     }
-    return z->avail_out ? too_short(err) : 0;
+    target->left = z->avail_out;
+    return 0;
 }
 
 static int gzip_unpack(struct source *source, struct target *target, struct nido_error *err)
@@ -163,7 +171,7 @@ static int gzip_unpack(struct source *source, struct target *target, struct nido
     own_scratch struct scratch buffer = scratch_map(STREAM_BUFFER_BYTES);
     if (!buffer.at || inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
         return no_memory(err);
-    int r = gzip_run(&z, source, buffer.at, err);
+    int r = gzip_run(&z, source, target, buffer.at, err);
     inflateEnd(&z);
     return r;
 }
@@ -200,7 +208,8 @@ static int lzma_failed(lzma_ret status, struct nido_error *err)
     }
 }
 
-static int lzma_run(lzma_stream *z, struct source *source, uint8_t *buffer, struct nido_error *err)
+static int lzma_run(lzma_stream *z, struct source *source, struct target *target, uint8_t *buffer,
+                    struct nido_error *err)
 {
     lzma_ret status = LZMA_OK;
     while (status != LZMA_STREAM_END) {
@@ -212,11 +221,12 @@ static int lzma_run(lzma_stream *z, struct source *source, uint8_t *buffer, stru
         }
         status = lzma_code(z, source->left ? LZMA_RUN : LZMA_FINISH);
         if (status == LZMA_BUF_ERROR && z->avail_in)
-            return too_long(err);
+            return too_long(target, err);
         if (status != LZMA_OK && status != LZMA_STREAM_END)
             return lzma_failed(status, err);
     }
-    return z->avail_out ? too_short(err) : 0;
+    target->left = z->avail_out;
+    return 0;
 }
 
 static int lzma_unpack(enum unpack_format format, struct source *source, struct target *target,
@@ -231,7 +241,8 @@ static int lzma_unpack(enum unpack_format format, struct source *source, struct 
     z.avail_out = target->left;
     lzma_ret status = format == UNPACK_XZ ? lzma_stream_decoder(&z, LZMA_MEMORY_BYTES, 0)
                                           : lzma_alone_decoder(&z, LZMA_MEMORY_BYTES);
-    int r = buffer.at && status == LZMA_OK ? lzma_run(&z, source, buffer.at, err) : no_memory(err);
+    int r = buffer.at && status == LZMA_OK ? lzma_run(&z, source, target, buffer.at, err)
+                                           : no_memory(err);
     lzma_end(&z);
     return r;
 }
@@ -253,7 +264,8 @@ static int lz4_block(struct source *source, uint8_t *buffer, struct target *targ
     size_t room = MIN(target->left, (size_t)LZ4_BLOCK_BYTES);
     int n = LZ4_decompress_safe((const char *)buffer, (char *)target->at, (int)packed, (int)room);
     if (n < 0)
-        return broken(err, "bad LZ4 data, or more of it than its size field says");
+        return broken(err, target->exact ? "bad LZ4 data, or more of it than its size field says"
+                                         : "bad LZ4 data");
     target->at += n;
     target->left -= (size_t)n;
     return 0;
@@ -269,8 +281,6 @@ static int lz4_unpack(struct source *source, struct target *target, struct nido_
     int r = source_read(source, magic, sizeof(magic), err);
     while (r == 0 && source->left)
         r = lz4_block(source, buffer.at, target, err);
-    if (r == 0 && target->left)
-        r = too_short(err);
     return r;
 }
 
@@ -282,9 +292,12 @@ static int zstd_run(const void *packed, size_t length, struct target *target,
         return no_memory(err);
     size_t n = ZSTD_decompressDCtx(context, target->at, target->left, packed, length);
     ZSTD_freeDCtx(context);
+    if (ZSTD_isError(n) && ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall)
+        return too_long(target, err);
     if (ZSTD_isError(n))
         return broken(err, ZSTD_getErrorName(n));
-    return n < target->left ? too_short(err) : 0;
+    target->left -= n;
+    return 0;
 }
 
 static int zstd_unpack(struct source *source, struct target *target, struct nido_error *err)
@@ -296,24 +309,41 @@ static int zstd_unpack(struct source *source, struct target *target, struct nido
     return r < 0 ? r : zstd_run(packed.at, packed.length, target, err);
 }
 
-int unpack(enum unpack_format format, const struct bootfile *file, uint64_t offset, uint64_t length,
-           void *to, size_t to_bytes, struct nido_error *err)
+static int run(enum unpack_format format, struct source *source, struct target *target,
+               struct nido_error *err)
 {
-    struct source source = {.file = file, .offset = offset, .left = length};
-    struct target target = {.at = to, .left = to_bytes};
-
     switch (format) {
     case UNPACK_GZIP:
-        return gzip_unpack(&source, &target, err);
+        return gzip_unpack(source, target, err);
     case UNPACK_ZSTD:
-        return zstd_unpack(&source, &target, err);
+        return zstd_unpack(source, target, err);
     case UNPACK_LZ4:
-        return lz4_unpack(&source, &target, err);
+        return lz4_unpack(source, target, err);
     case UNPACK_XZ:
     case UNPACK_LZMA:
-        return lzma_unpack(format, &source, &target, err);
+        return lzma_unpack(format, source, target, err);
     case UNPACK_UNKNOWN:
         break;
     }
     return error_set(err, ENOTSUP, "it is packed in a way that nido cannot unpack");
+}
+
+int unpack(enum unpack_format format, const struct bootfile *file, uint64_t offset, uint64_t length,
+           void *to, size_t to_bytes, struct nido_error *err)
+{
+    struct source source = {.file = file, .offset = offset, .left = length};
+    struct target target = {.at = to, .left = to_bytes, .exact = true};
+    int r = run(format, &source, &target, err);
+    return r == 0 && target.left ? too_short(err) : r;
+}
+
+int unpack_all(enum unpack_format format, const struct bootfile *file, uint64_t offset,
+               uint64_t length, void *to, size_t room_bytes, size_t *unpacked_bytes,
+               struct nido_error *err)
+{
+    struct source source = {.file = file, .offset = offset, .left = length};
+    struct target target = {.at = to, .left = room_bytes};
+    int r = run(format, &source, &target, err);
+    *unpacked_bytes = room_bytes - target.left;
+    return r;
 }

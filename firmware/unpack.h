@@ -33,4 +33,10 @@ const char *unpack_format_name(enum unpack_format format); /* for people: "gzip"
 int unpack(enum unpack_format format, const struct bootfile *file, uint64_t offset, uint64_t length,
            void *to, size_t to_bytes, struct nido_error *err);
 
+/* The same for data that do not say how much they unpack to: it must fit into `room_bytes`, below
+ * 4 GiB, and *unpacked_bytes tells how much it was. */
+int unpack_all(enum unpack_format format, const struct bootfile *file, uint64_t offset,
+               uint64_t length, void *to, size_t room_bytes, size_t *unpacked_bytes,
+               struct nido_error *err);
+
 #endif

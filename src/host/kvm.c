@@ -52,11 +52,11 @@ int kvm_check_needs(int kvm_fd, const struct kvm_need *needs, unsigned count,
     return 0;
 }
 
-int kvm_create_vm(int kvm_fd, int *vm_fd, struct nido_error *err)
+int kvm_create_vm(int kvm_fd, unsigned long type, int *vm_fd, struct nido_error *err)
 {
     int fd;
     do
-        fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+        fd = ioctl(kvm_fd, KVM_CREATE_VM, type);
     while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return error_errno(err, errno, "/dev/kvm: cannot create a VM");

@@ -26,8 +26,9 @@ int kvm_check_needs(int kvm_fd, const struct kvm_need *needs, unsigned count,
 /* KVM_CHECK_EXTENSION on the system or a VM descriptor; 0 where unknown. */
 int kvm_capability(int fd, int cap);
 
-/* Makes an empty VM. KVM_CREATE_VM is interruptible and is repeated after EINTR. */
-int kvm_create_vm(int kvm_fd, int *vm_fd, struct nido_error *err);
+/* Makes an empty VM of an architecture's type (0 is the usual one). KVM_CREATE_VM is interruptible
+ * and is repeated after EINTR. */
+int kvm_create_vm(int kvm_fd, unsigned long type, int *vm_fd, struct nido_error *err);
 
 /* True on a host whose KVM is the software kind that cannot take interrupts in guest kernel mode,
  * and so runs small guests but no Linux (the module is named kvm_pvm). */

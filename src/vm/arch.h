@@ -20,9 +20,19 @@ extern const unsigned arch_needs_count;
 /* Where RAM of this size lies. Writes at most MEM_REGIONS_MAX ranges and returns how many. */
 unsigned arch_ram_ranges(uint64_t mem_bytes, struct mem_range *ranges);
 
-/* Interrupt controllers and what else must be there before the first vCPU / after the last one. */
+/* What KVM_CREATE_VM is told, for a machine with that much RAM. Fails where this host's KVM cannot
+ * have so much. */
+int arch_vm_type(int kvm_fd, uint64_t mem_bytes, unsigned long *type, struct nido_error *err);
+
+/* Interrupt controllers and what else must be there before the first vCPU / after the last one.
+ * What has to be kept hangs on machine->arch; arch_vm_finish() frees it, whatever is there of it. */
 int arch_vm_init(struct machine *machine, struct nido_error *err);
 int arch_vm_finish_init(struct machine *machine, struct nido_error *err);
+void arch_vm_finish(struct machine *machine);
+
+/* With every vCPU parked: right after the last has, and before the first goes on. */
+void arch_vm_paused(struct machine *machine);
+void arch_vm_resuming(struct machine *machine);
 
 /* CPU features and the registers that all vCPUs start with. */
 int arch_vcpu_init(struct vcpu *vcpu, struct nido_error *err);

@@ -11,13 +11,16 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-static int open_vm(struct machine *machine, struct nido_error *err)
+static int open_vm(struct machine *machine, uint64_t mem_bytes, struct nido_error *err)
 {
+    unsigned long type = 0;
     int ret = kvm_open(&machine->kvm_fd, err);
     if (ret == 0)
         ret = kvm_check_needs(machine->kvm_fd, arch_needs, arch_needs_count, err);
     if (ret == 0)
-        ret = kvm_create_vm(machine->kvm_fd, &machine->vm_fd, err);
+        ret = arch_vm_type(machine->kvm_fd, mem_bytes, &type, err);
+    if (ret == 0)
+        ret = kvm_create_vm(machine->kvm_fd, type, &machine->vm_fd, err);
     return ret;
 }
 
@@ -82,7 +85,7 @@ static int build(struct machine *machine, const struct machine_config *config,
     machine->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (machine->end_fd < 0)
         return error_errno(err, errno, "cannot make an eventfd");
-    int ret = open_vm(machine, err);
+    int ret = open_vm(machine, config->mem_bytes, err);
     if (ret == 0)
         ret = map_ram(machine, config, err);
     if (ret == 0)
@@ -134,6 +137,7 @@ void machine_destroy(struct machine *machine)
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         vcpu_finish(&machine->vcpus[i]);
     free(machine->vcpus);
+    arch_vm_finish(machine);
     close_if_open(machine->vm_fd);
     close_if_open(machine->kvm_fd);
     close_if_open(machine->end_fd);
@@ -234,12 +238,16 @@ void machine_pause(struct machine *machine)
         vcpu_request_pause(&machine->vcpus[i]);
     while (machine->paused && machine->parked_count < machine->running_count)
         pthread_cond_wait(&machine->parked, &machine->park_lock.mutex);
+    if (machine->paused)
+        arch_vm_paused(machine);
     lock_release(&machine->park_lock);
 }
 
 void machine_resume(struct machine *machine)
 {
     lock_take(&machine->park_lock);
+    if (machine->paused)
+        arch_vm_resuming(machine);
     machine->paused = false;
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         atomic_store(&machine->vcpus[i].pause, false);

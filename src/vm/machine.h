@@ -31,9 +31,12 @@ struct machine_config {
     enum mem_backing backing;
 };
 
+struct arch_vm;
+
 struct machine {
     int kvm_fd;
     int vm_fd;
+    struct arch_vm *arch; /* the architecture's own (vm/arch.h); NULL where it keeps nothing */
     struct mem *mem;
     struct bus pio, mmio;
     unsigned vcpu_count;

@@ -121,7 +121,7 @@ int arch_probe_kernel_mode(struct nido_error *err)
     own_fd int vcpu_fd = -1;
     int ret = kvm_open(&kvm_fd, err);
     if (ret == 0)
-        ret = kvm_create_vm(kvm_fd, &vm_fd, err);
+        ret = kvm_create_vm(kvm_fd, 0, &vm_fd, err);
     if (ret < 0)
         return ret;
     /* Intel hardware without unrestricted guests wants these even here. */

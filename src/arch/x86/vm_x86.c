@@ -35,6 +35,12 @@ unsigned arch_ram_ranges(uint64_t mem_bytes, struct mem_range *ranges)
     return 2;
 }
 
+int arch_vm_type(int kvm_fd, uint64_t mem_bytes, unsigned long *type, struct nido_error *err)
+{
+    *type = 0;
+    return 0;
+}
+
 int arch_vm_init(struct machine *machine, struct nido_error *err)
 {
     uint64_t identity_map = IDENTITY_MAP_GPA;
@@ -51,6 +57,12 @@ int arch_vm_finish_init(struct machine *machine, struct nido_error *err)
 {
     return 0;
 }
+
+void arch_vm_finish(struct machine *machine) {}
+
+void arch_vm_paused(struct machine *machine) {}
+
+void arch_vm_resuming(struct machine *machine) {}
 
 static int set_cpuid(struct vcpu *vcpu, struct nido_error *err)
 {
