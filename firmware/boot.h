@@ -23,6 +23,7 @@ struct boot_request {
     const char *cache_path;  /* a directory for unpacked kernels; NULL: unpack each time */
     /* What the board wrote for the guest to find: the RSDP, or the FDT's room. */
     uint64_t tables_gpa;
+    const char *dump_path; /* a file that the FDT, completed, is written to as well; NULL: none */
 };
 
 enum boot_protocol {

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "firmware/foreign.h"
 
+#include "base/bytes.h"
 #include "base/checked.h"
+#include "firmware/elf.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -14,6 +17,7 @@ static const struct {
     const char *sentence;
 } kinds[] = {
     {0x38, 4, "ARM\x64", "an arm64 Image"},
+    {0x202, 4, "HdrS", "an x86 bzImage"},
     {4, 4, "zimg", "an EFI zboot image; take the kernel out of it, or its package's plain one"},
     {0, 2, "MZ", "an EFI program without a Linux boot header"},
     {0, 2, "\x1f\x8b", "a gzip file; unpack it first with gunzip"},
@@ -28,6 +32,8 @@ static const struct {
     {0, 2, "#!", "a script"},
 };
 
+#define ELF_HEAD_BYTES sizeof(Elf64_Ehdr)
+
 static bool is_text(const uint8_t *head, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
@@ -37,9 +43,18 @@ static bool is_text(const uint8_t *head, size_t length)
     return true;
 }
 
+static int elf_error(const uint8_t *head, const char *wanted, struct nido_error *err)
+{
+    const char *machine = elf_machine_name(get_le16(head + offsetof(Elf64_Ehdr, e_machine)));
+    return error_set(err, ENOEXEC, "not %s but an ELF file for %s", wanted,
+                     machine ? machine : "a machine that nobody boots");
+}
+
 int foreign_error(const uint8_t *head, size_t length, const char *wanted, struct nido_error *err)
 {
     const char *what = is_text(head, length) ? "a text file" : "a file of an unknown kind";
+    if (length >= ELF_HEAD_BYTES && memcmp(head, ELFMAG, SELFMAG) == 0)
+        return elf_error(head, wanted, err);
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
         if (checked_inside(kinds[i].at, kinds[i].length, length) &&
             memcmp(head + kinds[i].at, kinds[i].bytes, kinds[i].length) == 0) {
@@ -47,5 +62,5 @@ int foreign_error(const uint8_t *head, size_t length, const char *wanted, struct
             break;
         }
     }
-    return error_set(err, ENOEXEC, "not a %s but %s", wanted, what);
+    return error_set(err, ENOEXEC, "not %s but %s", wanted, what);
 }

@@ -12,7 +12,7 @@
 #define FOREIGN_HEAD_BYTES 0x290u
 
 /* Sets the sentence that says what a file with these first bytes is. `wanted` is what this
- * architecture boots. Returns a negative errno, always. */
+ * architecture boots, with its article. Returns a negative errno, always. */
 int foreign_error(const uint8_t *head, size_t length, const char *wanted, struct nido_error *err);
 
 #endif

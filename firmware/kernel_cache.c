@@ -54,8 +54,8 @@ bool kernel_cache_open(const char *directory, const struct bootfile *packed, uin
     own_fd int fd = directory_fd < 0 ? -1
                                      : openat(directory_fd, name,
                                               O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || !is_ours(&st) ||
-        st.st_size == 0 || (size_bytes && (uint64_t)st.st_size != size_bytes))
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || !is_ours(&st) || st.st_size == 0 ||
+        (size_bytes && (uint64_t)st.st_size != size_bytes))
         return false;
     *unpacked = (struct bootfile){.fd = own_take_fd(&fd), .size_bytes = (uint64_t)st.st_size};
     return true;

@@ -18,10 +18,11 @@ int room_error(const struct mem *mem, const char *what, uint64_t end_gpa, struct
 
     /* A second region means that the first is as large as the machine lets it be. */
     if (mem_region_count(mem) > 1 || needed > 4 * GIB)
-        return error_set(err, EFBIG,
-                         "%s needs the first %llu MiB of RAM in one piece, which this machine cannot have; "
-                         "use a smaller one",
-                         what, mib);
+        return error_set(
+            err, EFBIG,
+            "%s needs the first %llu MiB of RAM in one piece, which this machine cannot have; "
+            "use a smaller one",
+            what, mib);
     return error_set(err, ENOMEM,
                      "%s needs %llu MiB of RAM and the machine has %llu; say --mem "
                      "%lluM or more",

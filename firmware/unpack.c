@@ -79,8 +79,9 @@ static int broken(struct nido_error *err, const char *what)
 static int too_long(const struct target *target, struct nido_error *err)
 {
     if (!target->exact)
-        return error_set(err, ENOMEM, "it unpacks to more than there is room for in the machine's "
-                                      "RAM; say more with --mem");
+        return error_set(err, ENOMEM,
+                         "it unpacks to more than there is room for in the machine's "
+                         "RAM; say more with --mem");
     return broken(err, "it unpacks to more than its size field says");
 }
 

@@ -3,8 +3,9 @@
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
 _nido_commands=(run ps status stats console pause resume stop doctor version help)
-_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port --balloon --vsock
-    --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace
+_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port
+    --balloon --vsock --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace
+    --result --timeline --trace --dump-dtb
     --pidfile --log --help)
 _nido_overlay_words=(keep= id= format=raw format=qcow2 cache=writeback cache=unsafe queues=)
 _nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writeback cache=unsafe direct queues=)
@@ -85,7 +86,7 @@ _nido_words() {
 _nido_value() {
     local prefix=$2 value=$3
     case $1 in
-    --kernel | --initrd | --config | --result | --trace | --pidfile) _nido_files "$prefix" "$value" ;;
+    --kernel | --initrd | --dump-dtb | --config | --result | --trace | --pidfile) _nido_files "$prefix" "$value" ;;
     --dump-acpi) _nido_files "$prefix" "$value" -d ;;
     --kernel-cache)
         _nido_offer "$prefix" "$value" none

@@ -92,7 +92,7 @@ static int load_kernel(struct kernel *kernel, const struct boot_request *request
         return load_bzimage(kernel, &file, request->cache_path, mem, err);
     if (length >= SELFMAG && memcmp(head, ELFMAG, SELFMAG) == 0)
         return load_elf(kernel, &file, mem, err);
-    return foreign_error(head, length, "bzImage or an x86-64 ELF vmlinux", err);
+    return foreign_error(head, length, "a bzImage or an x86-64 ELF vmlinux", err);
 }
 
 static int write_tables(const struct kernel *kernel, const struct initrd *initrd, uint64_t rsdp_gpa,
@@ -123,6 +123,10 @@ int boot_load(const struct boot_request *request, struct mem *mem, struct boot_e
     struct kernel kernel;
     struct initrd initrd;
 
+    if (request->dump_path)
+        return error_set(err, ENOTSUP,
+                         "--dump-dtb: this machine has ACPI tables and no device tree; use "
+                         "--dump-acpi");
     if (low.gpa != 0 || low.length_bytes < 2 * MIB)
         return error_set(err, EINVAL,
                          "guest memory: %llu bytes at 0x%llx hold no kernel; say more "

@@ -122,6 +122,7 @@ struct nido_config {
     const char *console_file;
     int console_fd;        /* the caller's; open until the machine is destroyed */
     const char *dump_acpi; /* a directory for the ACPI tables; NULL: none */
+    const char *dump_dtb;  /* a file for the device tree, where the machine has one; NULL: none */
 };
 
 #endif

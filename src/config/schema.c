@@ -444,6 +444,12 @@ static int set_dump_acpi(struct config *config, char *value, struct nido_error *
     return 0;
 }
 
+static int set_dump_dtb(struct config *config, char *value, struct nido_error *err)
+{
+    config->machine.dump_dtb = value;
+    return 0;
+}
+
 static int set_config(struct config *config, char *value, struct nido_error *err)
 {
     config->file = value;
@@ -566,6 +572,11 @@ const struct config_key config_keys[] = {
      .value = "DIR",
      .help = "write the ACPI tables to DIR as well",
      .set = set_dump_acpi},
+    {.name = "dump-dtb",
+     .type = CONFIG_TEXT,
+     .value = "FILE",
+     .help = "write the device tree to FILE as well (arm64)",
+     .set = set_dump_dtb},
     {.name = "config",
      .type = CONFIG_TEXT,
      .value = "FILE",

@@ -304,6 +304,7 @@ static int load_guest(struct nido_machine *machine, const struct nido_config *co
         .initrd_path = config->initrd,
         .cmdline = cmdline_of(config),
         .cache_path = config->kernel_cache,
+        .dump_path = config->dump_dtb,
     };
     struct boot_entry entry;
     int ret = board_finish(machine->board, config->dump_acpi, &request.tables_gpa, err);

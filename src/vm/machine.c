@@ -66,7 +66,6 @@ static int add_vcpus(struct machine *machine, unsigned count, struct nido_error 
     int most = kvm_capability(machine->kvm_fd, KVM_CAP_MAX_VCPUS);
     if (most > 0 && count > (unsigned)most)
         return error_set(err, EINVAL, "--cpus %u: this host's KVM allows %d", count, most);
-    machine->cpus = count;
     machine->vcpus = calloc(count, sizeof(*machine->vcpus));
     if (!machine->vcpus)
         return error_set(err, ENOMEM, "out of memory for %u vCPUs", count);
@@ -82,6 +81,7 @@ static int add_vcpus(struct machine *machine, unsigned count, struct nido_error 
 static int build(struct machine *machine, const struct machine_config *config,
                  struct nido_error *err)
 {
+    machine->cpus = config->cpus;
     machine->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (machine->end_fd < 0)
         return error_errno(err, errno, "cannot make an eventfd");

@@ -102,6 +102,7 @@ static void assert_same_machine(const struct nido_config *a, const struct nido_c
     assert_int_equal(a->console, b->console);
     assert_same_text(a->console_file, b->console_file);
     assert_same_text(a->dump_acpi, b->dump_acpi);
+    assert_same_text(a->dump_dtb, b->dump_dtb);
 }
 
 /* ---- what a file may say ---- */
@@ -342,6 +343,7 @@ static void what_is_dumped_loads_as_the_same(void **state)
          "--net", "tap=t,,u,mac=52:54:00:ab:cd:ef", "--net",
          "publish=127.0.0.1:53:53/udp,user,publish=[::1]:80:81", "--net", "fd=7"},
         {"--kernel", "k", "--net", "none", "--mem", "268435456", "--console", "none"},
+        {"--kernel", "k", "--dump-dtb", "/tmp/d.dtb"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
         struct config first, second;

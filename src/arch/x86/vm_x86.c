@@ -58,11 +58,17 @@ int arch_vm_finish_init(struct machine *machine, struct nido_error *err)
     return 0;
 }
 
-void arch_vm_finish(struct machine *machine) {}
+void arch_vm_finish(struct machine *machine)
+{
+}
 
-void arch_vm_paused(struct machine *machine) {}
+void arch_vm_paused(struct machine *machine)
+{
+}
 
-void arch_vm_resuming(struct machine *machine) {}
+void arch_vm_resuming(struct machine *machine)
+{
+}
 
 static int set_cpuid(struct vcpu *vcpu, struct nido_error *err)
 {
