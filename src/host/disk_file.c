@@ -296,11 +296,6 @@ static int measure(struct disk_file *file, const struct stat *st, const struct d
     file->memory_align_bytes = 1;
     if (config->direct)
         measure_direct(file);
-    if (config->format == DISK_RAW && file->size_bytes % file->block_bytes)
-        return error_set(err, EINVAL,
-                         "disk %s: its size is not a multiple of the %u bytes that direct needs "
-                         "here; leave out direct, or round it up with truncate -s %%%u %s",
-                         config->path, file->block_bytes, file->block_bytes, config->path);
     return 0;
 }
 
@@ -398,5 +393,10 @@ int disk_file_expect_raw(const struct disk_file *file, const struct disk_config 
                          "disk %s: its size of %llu bytes is not a multiple of 512; round it up "
                          "with truncate -s %%512 %s",
                          path, (unsigned long long)file->size_bytes, path);
+    if (file->size_bytes % file->block_bytes)
+        return error_set(err, EINVAL,
+                         "disk %s: its size is not a multiple of the %u bytes that direct needs "
+                         "here; leave out direct, or round it up with truncate -s %%%u %s",
+                         path, file->block_bytes, file->block_bytes, path);
     return 0;
 }
