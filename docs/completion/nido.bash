@@ -12,7 +12,7 @@ _nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writebac
 _nido_port_words=(file= pipe= socket= stdio console)
 _nido_balloon_words=(on target= no-reporting stats=)
 _nido_vsock_words=(cid= path=)
-_nido_net_words=(user tap= fd= none mac= publish=)
+_nido_net_words=(user tap= fd= none mac= publish= host-loopback)
 
 # bash takes a word apart at = and :; this puts together what belongs to one argument, up to the cursor.
 _nido_split_line() {

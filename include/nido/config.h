@@ -50,6 +50,7 @@ struct nido_net {
     uint8_t mac[6];  /* all zero: made from the process id and index, locally administered */
     struct nido_publish publish[NIDO_PUBLISH_MAX]; /* NIDO_NET_USER */
     unsigned publish_count;
+    bool host_loopback; /* NIDO_NET_USER: the guest reaches what listens on the host's 127.0.0.1 */
 };
 
 enum nido_console {

@@ -213,6 +213,12 @@ static int net_publish(void *target, const char *value, struct nido_error *err)
     return ret;
 }
 
+static int net_host_loopback(void *target, const char *value, struct nido_error *err)
+{
+    ((struct net_target *)target)->net.host_loopback = true;
+    return 0;
+}
+
 static int net_none(void *target, const char *value, struct nido_error *err)
 {
     struct net_target *wanted = target;
@@ -238,9 +244,13 @@ static int net_mac(void *target, const char *value, struct nido_error *err)
 }
 
 static const struct config_option net_options[] = {
-    {"user", CONFIG_SWITCH, net_user}, {"tap", CONFIG_TEXT, net_tap},
-    {"fd", CONFIG_NUMBER, net_fd},     {"none", CONFIG_SWITCH, net_none},
-    {"mac", CONFIG_TEXT, net_mac},     {"publish", CONFIG_TEXTS, net_publish},
+    {"user", CONFIG_SWITCH, net_user},
+    {"tap", CONFIG_TEXT, net_tap},
+    {"fd", CONFIG_NUMBER, net_fd},
+    {"none", CONFIG_SWITCH, net_none},
+    {"mac", CONFIG_TEXT, net_mac},
+    {"publish", CONFIG_TEXTS, net_publish},
+    {"host-loopback", CONFIG_SWITCH, net_host_loopback},
 };
 
 static int add_net(struct config *config, char *value, struct nido_error *err)
@@ -253,6 +263,8 @@ static int add_net(struct config *config, char *value, struct nido_error *err)
         return error_set(err, EINVAL, "say one of user, tap=NAME, fd=N and none");
     if (wanted.net.publish_count && wanted.net.kind != NIDO_NET_USER)
         return error_set(err, EINVAL, "publish= goes with user; a TAP is a network of its own");
+    if (wanted.net.host_loopback && wanted.net.kind != NIDO_NET_USER)
+        return error_set(err, EINVAL, "host-loopback goes with user");
     if (wanted.none) {
         config->net_none = true;
         return 0;
@@ -524,7 +536,8 @@ const struct config_key config_keys[] = {
      .set = add_overlay},
     {.name = "net",
      .type = CONFIG_TEXT,
-     .value = "user|tap=NAME|fd=N|none[,mac=ADDR][,publish=[ADDR:]HOST:GUEST[/udp]]...",
+     .value =
+         "user|tap=NAME|fd=N|none[,mac=ADDR][,publish=[ADDR:]HOST:GUEST[/udp]]...[,host-loopback]",
      .help = "network card: without privilege, or on a TAP",
      .repeatable = true,
      .common = true,

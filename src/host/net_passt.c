@@ -249,28 +249,29 @@ static int spawn(struct passt *self, char *const argv[], const struct child_fds 
 
 /* `specs` holds the ports' texts. */
 static void fill_argv(char **argv, char (*specs)[NET_PUBLISH_SPEC_BYTES],
-                      const struct nido_publish *publish, unsigned publish_count)
+                      const struct nido_net *wanted)
 {
     static const char *const fixed[FIXED_ARGS] = {
         "passt", "--foreground", "--quiet", "--fd", SOCKET_FD, "--pid", "/proc/self/fd/1"};
     unsigned n = 0;
     for (; n < FIXED_ARGS; n++)
         argv[n] = (char *)(uintptr_t)fixed[n];
-    for (unsigned i = 0; i < publish_count; i++) {
-        net_publish_spec(specs[i], &publish[i]);
-        argv[n++] = (char *)(uintptr_t)(publish[i].udp ? "--udp-ports" : "--tcp-ports");
+    if (!wanted->host_loopback)
+        argv[n++] = (char *)(uintptr_t) "--no-map-gw";
+    for (unsigned i = 0; i < wanted->publish_count; i++) {
+        net_publish_spec(specs[i], &wanted->publish[i]);
+        argv[n++] = (char *)(uintptr_t)(wanted->publish[i].udp ? "--udp-ports" : "--tcp-ports");
         argv[n++] = specs[i];
     }
     argv[n] = NULL;
 }
 
-static int start_process(struct passt *self, const struct nido_publish *publish,
-                         unsigned publish_count, const struct child_fds *fds,
-                         struct nido_error *err)
+static int start_process(struct passt *self, const struct nido_net *wanted,
+                         const struct child_fds *fds, struct nido_error *err)
 {
     char specs[NIDO_PUBLISH_MAX][NET_PUBLISH_SPEC_BYTES];
-    char *argv[FIXED_ARGS + 2 * NIDO_PUBLISH_MAX + 1];
-    fill_argv(argv, specs, publish, publish_count);
+    char *argv[FIXED_ARGS + 1 + 2 * NIDO_PUBLISH_MAX + 1];
+    fill_argv(argv, specs, wanted);
     int code = spawn(self, argv, fds);
     if (code == ENOENT)
         return error_set(err, code, "passt is not installed; apt install passt");
@@ -284,12 +285,11 @@ static int start_process(struct passt *self, const struct nido_publish *publish,
 }
 
 /* What its last line means, where that is not plain. */
-static int did_not_start(struct passt *self, const struct nido_publish *publish,
-                         unsigned publish_count, struct nido_error *err)
+static int did_not_start(struct passt *self, const struct nido_net *wanted, struct nido_error *err)
 {
     unsigned lowest = net_publish_lowest_free_port(), port = lowest;
-    for (unsigned i = 0; i < publish_count; i++)
-        port = MIN(port, publish[i].host_port);
+    for (unsigned i = 0; i < wanted->publish_count; i++)
+        port = MIN(port, wanted->publish[i].host_port);
     if (port < lowest && strstr(self->last, "bind"))
         return error_set(err, EACCES,
                          "passt: %s; ports below %u are for root: choose another, or `sysctl "
@@ -304,8 +304,8 @@ static int did_not_start(struct passt *self, const struct nido_publish *publish,
                      self->last[0] ? self->last : "it did not say why; try `passt --foreground`");
 }
 
-static int wait_until_ready(struct passt *self, const struct nido_publish *publish,
-                            unsigned publish_count, struct nido_error *err)
+static int wait_until_ready(struct passt *self, const struct nido_net *wanted,
+                            struct nido_error *err)
 {
     const uint64_t give_up_ns = clock_now_ns() + START_PATIENCE_NS;
     while (!self->ready) {
@@ -316,7 +316,7 @@ static int wait_until_ready(struct passt *self, const struct nido_publish *publi
         struct pollfd wait = {.fd = self->said.fd, .events = POLLIN};
         poll(&wait, 1, (int)((give_up_ns - now_ns) / 1000000) + 1);
         if (!read_said(self) && !self->ready)
-            return did_not_start(self, publish, publish_count, err);
+            return did_not_start(self, wanted, err);
     }
     return 0;
 }
@@ -330,17 +330,16 @@ static int watch(struct passt *self, struct nido_error *err)
     return rc ? rc : loop_add(self->loop, &self->said, err);
 }
 
-static int start(struct passt *self, const struct nido_publish *publish, unsigned publish_count,
-                 struct nido_error *err)
+static int start(struct passt *self, const struct nido_net *wanted, struct nido_error *err)
 {
     struct child_fds fds = {-1, -1, -1};
     own_fd int sock = -1;
     int rc = make_channels(self, &fds, &sock, err);
     if (rc == 0)
-        rc = start_process(self, publish, publish_count, &fds, err);
+        rc = start_process(self, wanted, &fds, err);
     close_child_fds(&fds);
     if (rc == 0)
-        rc = wait_until_ready(self, publish, publish_count, err);
+        rc = wait_until_ready(self, wanted, err);
     if (rc == 0)
         rc = watch(self, err);
     if (rc == 0)
@@ -350,14 +349,14 @@ static int start(struct passt *self, const struct nido_publish *publish, unsigne
     return rc;
 }
 
-int net_open_passt(struct net **out, const struct nido_publish *publish, unsigned publish_count,
-                   struct loop *loop, struct nido_error *err)
+int net_open_passt(struct net **out, const struct nido_net *wanted, struct loop *loop,
+                   struct nido_error *err)
 {
-    int rc = publish_count > NIDO_PUBLISH_MAX
+    int rc = wanted->publish_count > NIDO_PUBLISH_MAX
                  ? error_set(err, E2BIG, "at most %u ports can be published", NIDO_PUBLISH_MAX)
                  : 0;
-    for (unsigned i = 0; rc == 0 && i < publish_count; i++)
-        rc = net_publish_check(&publish[i], err);
+    for (unsigned i = 0; rc == 0 && i < wanted->publish_count; i++)
+        rc = net_publish_check(&wanted->publish[i], err);
     if (rc)
         return rc;
     struct passt *self = calloc(1, sizeof(*self));
@@ -367,7 +366,7 @@ int net_open_passt(struct net **out, const struct nido_publish *publish, unsigne
     self->exited.fd = self->said.fd = -1;
     self->stream.net =
         (struct net){.ops = &passt_ops, .fd = -1, .mtu = NET_PASST_MTU, .name = "passt"};
-    rc = start(self, publish, publish_count, err);
+    rc = start(self, wanted, err);
     if (rc) {
         passt_close(&self->stream.net);
         return rc;

@@ -4,7 +4,8 @@
 
 /* User-mode networking: passt, a process of its own, between the guest and the host's sockets. It
  * needs no privilege. The guest gets address, routes and name servers from it, by DHCP, DHCPv6 and
- * router advertisements, and reaches the host at the address of its gateway. */
+ * router advertisements; with host_loopback it reaches what listens on the host's 127.0.0.1 at the
+ * address of its gateway. */
 
 #include "host/loop.h"
 #include "host/net.h"
@@ -14,10 +15,10 @@
 /* What passt tells guests in its DHCP answers: the most that an IPv4 packet may have, in words. */
 #define NET_PASST_MTU 65520u
 
-/* Starts passt and waits until it serves. It ends with net_close(), and with this process, however
+/* Starts passt and waits until it serves; of `wanted` (copied) the ports and host_loopback count. It ends with net_close(), and with this process, however
  * that ends. Before `loop` starts or on its thread. */
-int net_open_passt(struct net **out, const struct nido_publish *publish, unsigned publish_count,
-                   struct loop *loop, struct nido_error *err);
+int net_open_passt(struct net **out, const struct nido_net *wanted, struct loop *loop,
+                   struct nido_error *err);
 
 /* Whether there is a passt on the PATH. */
 bool net_passt_installed(void);

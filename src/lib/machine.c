@@ -198,7 +198,7 @@ static int open_net(struct nido_machine *machine, const struct nido_net *wanted,
         return net_open_tap_fd(net, wanted->fd, err);
     case NIDO_NET_USER:
         ret =
-            net_open_passt(net, wanted->publish, wanted->publish_count, machine->device_loop, err);
+            net_open_passt(net, wanted, machine->device_loop, err);
         return ret < 0 ? error_prefix(err, "--net user") : 0;
     }
     return error_set(err, EINVAL, "net: unknown kind %d", (int)wanted->kind);

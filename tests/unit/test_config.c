@@ -117,6 +117,7 @@ static void config_refuses_bad_values_by_name(void **state)
         {"balloon", "off", "is not"},
         {"vsock", "cid=3", "say both"},
         {"vsock", "path=v.sock", "say both"},
+        {"net", "tap=t0,host-loopback", "goes with user"},
         {"vsock", "cid=2,path=v.sock", "from 3 to 4294967294"},
         {"vsock", "cid=4294967295,path=v.sock", "from 3 to 4294967294"},
         {"vsock", "cid=3,path", "needs a value"},

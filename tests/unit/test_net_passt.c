@@ -51,11 +51,22 @@ static int tear_down(void **state)
         }                                                                                          \
     } while (0)
 
+static struct nido_net wanted_net(const struct nido_publish *publish, unsigned count)
+{
+    struct nido_net net = {.kind = NIDO_NET_USER, .publish_count = count};
+    for (unsigned i = 0; i < MIN(count, NIDO_PUBLISH_MAX); i++)
+        net.publish[i] = publish[i];
+    return net;
+}
+
+static const struct nido_net plain = {.kind = NIDO_NET_USER};
+
 static struct net *open_passt(const struct nido_publish *publish, unsigned count)
 {
     struct net *net = NULL;
     struct nido_error err = {0};
-    if (net_open_passt(&net, publish, count, loop, &err))
+    const struct nido_net wanted = wanted_net(publish, count);
+    if (net_open_passt(&net, &wanted, loop, &err))
         fail_msg("%s", err.text);
     return net;
 }
@@ -64,7 +75,8 @@ static void expect_refused(const struct nido_publish *publish, unsigned count, c
 {
     struct net *net = NULL;
     struct nido_error err = {0};
-    assert_true(net_open_passt(&net, publish, count, loop, &err) < 0);
+    const struct nido_net wanted = wanted_net(publish, count);
+    assert_true(net_open_passt(&net, &wanted, loop, &err) < 0);
     assert_null(net);
     if (!strstr(err.text, text))
         fail_msg("'%s' lacks '%s'", err.text, text);
@@ -151,8 +163,21 @@ static void passt_is_told_the_ports(void **state)
     expect_refused(publish, ARRAY_SIZE(publish), "did not start");
     left_in("args", text, sizeof(text));
     assert_string_equal(text, "--foreground --quiet --fd 3 --pid /proc/self/fd/1 "
-                              "--tcp-ports 18080:80 --tcp-ports 127.0.0.1/18443:443 "
+                              "--no-map-gw --tcp-ports 18080:80 --tcp-ports 127.0.0.1/18443:443 "
                               "--udp-ports 15353:53\n");
+}
+
+static void passt_hides_the_hosts_own_services_unless_told(void **state)
+{
+    struct nido_net wanted = plain;
+    struct net *net = NULL;
+    struct nido_error err;
+    char text[512];
+    wanted.host_loopback = true;
+    play_passt("echo \"$@\" >args; exit 1");
+    assert_true(net_open_passt(&net, &wanted, loop, &err) < 0);
+    left_in("args", text, sizeof(text));
+    assert_null(strstr(text, "--no-map-gw"));
 }
 
 static void passt_is_told_addresses_without_brackets(void **state)
@@ -390,7 +415,7 @@ static void be_killed(int to)
     struct net *net = NULL;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     loop_create(&loop, "child", NULL);
-    int pid = net_open_passt(&net, NULL, 0, loop, NULL) ? 0 : pid_of(net);
+    int pid = net_open_passt(&net, &plain, loop, NULL) ? 0 : pid_of(net);
     if (write(to, &pid, sizeof(pid)) != sizeof(pid))
         _exit(1);
     for (;;)
@@ -433,7 +458,7 @@ static void the_guest_learns_that_passt_has_died(void **state)
     struct virtio_device *device;
     struct nido_error err;
     guest_init(&guest);
-    assert_int_equal(net_open_passt(&net, NULL, 0, guest.loop, &err), 0);
+    assert_int_equal(net_open_passt(&net, &plain, guest.loop, &err), 0);
     assert_int_equal(
         virtio_net_create(&device, net, &net_options, guest.mem, guest.loop, &guest.irq, &err), 0);
     pid_t pid = pid_of(net);
@@ -460,7 +485,7 @@ static const char *look_for_passt(void)
 {
     struct net *net = NULL;
     static struct nido_error err;
-    if (net_open_passt(&net, NULL, 0, loop, &err))
+    if (net_open_passt(&net, &plain, loop, &err))
         return err.text;
     net_close(net);
     return NULL;
@@ -495,6 +520,7 @@ int main(void)
         PASST_TEST(passt_that_does_not_start_is_quoted),
         PASST_TEST(passt_without_a_network_says_what_it_needs),
         PASST_TEST(passt_is_told_the_ports),
+        PASST_TEST(passt_hides_the_hosts_own_services_unless_told),
         PASST_TEST(passt_is_told_addresses_without_brackets),
         PASST_TEST(passt_inherits_nothing_of_ours),
         PASST_TEST(passt_talking_nonsense_is_no_backend),
