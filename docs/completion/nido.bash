@@ -5,7 +5,7 @@
 _nido_commands=(run ps status stats console pause resume stop doctor version help)
 _nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port
     --balloon --vsock --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace
-    --result --timeline --trace --dump-dtb
+    --result --timeline --trace --dump-dtb --on-panic
     --pidfile --log --help)
 _nido_overlay_words=(keep= id= format=raw format=qcow2 cache=writeback cache=unsafe queues=)
 _nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writeback cache=unsafe direct queues=)
@@ -118,6 +118,7 @@ _nido_value() {
         fi
         ;;
     --on-reboot) _nido_offer "$prefix" "$value" exit restart ;;
+    --on-panic) _nido_offer "$prefix" "$value" exit restart continue ;;
     --log)
         if [[ $value == *,* ]]; then
             _nido_files "$prefix${value%%,*}," "${value#*,}"

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/trace.h"
+#include "cli/answers.h"
 #include "cli/cli.h"
 #include "cli/console_hub.h"
 #include "cli/control.h"
@@ -29,8 +30,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define WAITERS_MAX 8
-
 /* Enough for a reader that is there; one that is not shall not keep nido. */
 #define LAST_WORDS_S 1ul
 
@@ -40,7 +39,7 @@ struct run {
     uint64_t start_ns;
 
     struct loop *loop;
-    struct nido_machine *machine; /* made anew when the guest reboots and is to restart */
+    struct nido_machine *machine; /* made anew for each restart */
     struct control *control;
     struct console_hub *hub; /* of a detached machine */
     int hub_guest_fd;
@@ -51,8 +50,7 @@ struct run {
     struct loop_task quit_task, output_closed_task;
     int stopped_by; /* the signal that asked for the end; 0: none */
     bool timed_out;
-    unsigned waiter_count; /* clients that wait for the end: closing the connection tells them */
-    int waiters[WAITERS_MAX];
+    struct answers answers; /* on the control socket */
 };
 
 /* ---- what may end it ---- */
@@ -167,81 +165,21 @@ static void console_closed(void *self)
     loop_post(run->loop, &run->output_closed_task);
 }
 
-/* ---- the control socket ---- */
+/* ---- the control socket's requests ---- */
 
-static json_t *status_json(const struct run *run)
+static void answer_stop(struct answers *answers)
 {
-    struct nido_status status;
-    nido_machine_status(run->machine, &status);
-    return json_pack("{s:s, s:i, s:s, s:i, s:I, s:f, s:I}", "name", run->flags.name, "pid",
-                     (int)getpid(), "state", status.paused ? "paused" : "running", "cpus",
-                     (int)status.cpus, "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
-                     (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
+    struct run *run = container_of(answers, struct run, answers);
+    if (!run->stopped_by)
+        ask_to_end(run, SIGTERM);
 }
 
-static json_t *counters_json(const struct run *run)
+static void answer_kill(struct answers *answers)
 {
-    struct nido_counter counters[NIDO_COUNTERS_MAX];
-    unsigned count = nido_machine_counters(run->machine, counters, NIDO_COUNTERS_MAX);
-    json_t *json = json_object();
-    for (unsigned i = 0; i < count; i++)
-        json_object_set_new(json, counters[i].name, json_integer((json_int_t)counters[i].value));
-    return json;
+    struct run *run = container_of(answers, struct run, answers);
+    run->stopped_by = SIGKILL;
+    nido_machine_stop(run->machine);
 }
-
-/* The connection is kept until the machine has ended. */
-static void keep_waiter(struct run *run, int *fd)
-{
-    if (run->waiter_count == WAITERS_MAX)
-        return;
-    int copy = fcntl(*fd, F_DUPFD_CLOEXEC, 0);
-    if (copy < 0)
-        return;
-    run->waiters[run->waiter_count++] = copy;
-    *fd = -1;
-}
-
-static int show_console(struct run *run, int *fd, struct nido_error *err)
-{
-    if (!run->hub)
-        return error_set(err, ENOTSUP, "its console is not here: it was not started with --detach");
-    int copy = fcntl(*fd, F_DUPFD_CLOEXEC, 0);
-    if (copy < 0)
-        return error_errno(err, errno, "no descriptor is left");
-    console_hub_attach(run->hub, copy);
-    *fd = -1;
-    return 0;
-}
-
-static int answer(void *self, const char *what, json_t *request, json_t **reply, int *fd,
-                  struct nido_error *err)
-{
-    struct run *run = self;
-    if (strcmp(what, "status") == 0) {
-        *reply = status_json(run);
-    } else if (strcmp(what, "stats") == 0) {
-        *reply = counters_json(run);
-    } else if (strcmp(what, "stop") == 0) {
-        keep_waiter(run, fd);
-        if (!run->stopped_by)
-            ask_to_end(run, SIGTERM);
-    } else if (strcmp(what, "kill") == 0) {
-        keep_waiter(run, fd);
-        run->stopped_by = SIGKILL;
-        nido_machine_stop(run->machine);
-    } else if (strcmp(what, "pause") == 0) {
-        nido_machine_pause(run->machine);
-    } else if (strcmp(what, "resume") == 0) {
-        nido_machine_resume(run->machine);
-    } else if (strcmp(what, "console") == 0) {
-        return show_console(run, fd, err);
-    } else {
-        return error_set(err, EINVAL, "it does not know '%s'", what);
-    }
-    return 0;
-}
-
-static const struct control_ops control_ops = {.answer = answer};
 
 /* ---- from flags to a machine that runs ---- */
 
@@ -333,9 +271,12 @@ static int set_up(struct run *run, struct nido_error *err)
     if (ret == 0)
         ret = take_signals(run, err);
     if (ret == 0)
-        ret = control_start(&run->control, run->loop, run->flags.name, &control_ops, run, err);
+        ret = control_start(&run->control, run->loop, run->flags.name, &answers_control_ops,
+                            &run->answers, err);
     if (ret == 0)
         ret = take_console(run, err);
+    run->answers.name = run->flags.name;
+    run->answers.hub = run->hub;
     return ret == 0 ? write_pidfile(run, err) : ret;
 }
 
@@ -362,10 +303,11 @@ static int build(struct run *run, struct nido_error *err)
         .self = run,
     };
     int ret = 0;
-    if (run->flags.on_reboot == ON_REBOOT_RESTART)
+    if (run->flags.restart_on_reboot || run->flags.restart_on_panic)
         ret = lend_descriptors(&config, err);
     if (ret == 0)
         ret = machine_build(&run->machine, &config, &console, err);
+    run->answers.machine = run->machine;
     if (ret == 0)
         ret = watch(run, &run->ended, nido_machine_fd(run->machine), on_ended, err);
     if (ret == 0)
@@ -449,8 +391,9 @@ static void show_trace(const struct run *run, uint64_t guest_start_ns)
 
 static bool shall_restart(const struct run *run, enum nido_end end)
 {
-    return end == NIDO_RESET && run->flags.on_reboot == ON_REBOOT_RESTART && !run->stopped_by &&
-           !run->timed_out;
+    bool wanted = (end == NIDO_RESET && run->flags.restart_on_reboot) ||
+                  (end == NIDO_PANICKED && run->flags.restart_on_panic);
+    return wanted && !run->stopped_by && !run->timed_out;
 }
 
 static void destroy_machine(struct run *run)
@@ -492,11 +435,11 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     drain_console(run, end);
     show_trace(run, guest_start_ns);
     *restart = shall_restart(run, end);
+    print_report(report);
     if (*restart) {
         destroy_machine(run);
         return 0;
     }
-    print_report(report);
     return write_result(run, end, exit_status(run, end), report);
 }
 
@@ -515,8 +458,7 @@ static void tear_down(struct run *run)
             close(sources[i]->fd);
     if (run->flags.pidfile && run->control)
         unlink(run->flags.pidfile);
-    for (unsigned i = 0; i < run->waiter_count; i++)
-        close(run->waiters[i]);
+    answers_finish(&run->answers);
     trace_disable();
     run_flags_finish(&run->flags);
 }
@@ -549,6 +491,7 @@ int cmd_run(int argc, char **argv)
         .grace.fd = -1,
         .timeout.fd = -1,
         .resized.fd = -1,
+        .answers = {.stop = answer_stop, .kill = answer_kill},
         .quit_task.run = on_quit,
         .output_closed_task.run = on_output_closed,
     };

@@ -66,13 +66,20 @@ static int set_detach(struct config *config, char *value, struct nido_error *err
 
 static int set_on_reboot(struct config *config, char *value, struct nido_error *err)
 {
-    struct run_flags *flags = flags_of(config);
-    if (strcmp(value, "exit") == 0)
-        flags->on_reboot = ON_REBOOT_EXIT;
-    else if (strcmp(value, "restart") == 0)
-        flags->on_reboot = ON_REBOOT_RESTART;
-    else
+    flags_of(config)->restart_on_reboot = strcmp(value, "restart") == 0;
+    if (strcmp(value, "restart") != 0 && strcmp(value, "exit") != 0)
         return error_set(err, EINVAL, "say exit or restart");
+    return 0;
+}
+
+/* A restart is an end, as far as the machine can tell. */
+static int set_on_panic(struct config *config, char *value, struct nido_error *err)
+{
+    bool goes_on = strcmp(value, "continue") == 0, restarts = strcmp(value, "restart") == 0;
+    config->machine.on_panic = goes_on ? NIDO_ON_PANIC_CONTINUE : NIDO_ON_PANIC_EXIT;
+    flags_of(config)->restart_on_panic = restarts;
+    if (!goes_on && !restarts && strcmp(value, "exit") != 0)
+        return error_set(err, EINVAL, "say exit, restart or continue");
     return 0;
 }
 
@@ -108,6 +115,12 @@ const struct config_key run_keys[] = {
      .initial = "exit",
      .help = "what a reboot of the guest does",
      .set = set_on_reboot},
+    {.name = "on-panic",
+     .type = CONFIG_TEXT,
+     .value = "exit|restart|continue",
+     .initial = "exit",
+     .help = "what a panic of the guest's kernel does",
+     .set = set_on_panic},
     {.name = "timeout",
      .type = CONFIG_NUMBER,
      .value = "SECONDS",

@@ -9,14 +9,12 @@
 #include "cli/rundir.h"
 #include "config/config.h"
 
-enum on_reboot { ON_REBOOT_EXIT, ON_REBOOT_RESTART };
-
 struct run_flags {
     struct config config;
     bool help, help_all;
     unsigned long grace_s;
     unsigned long timeout_s; /* 0: none */
-    enum on_reboot on_reboot;
+    bool restart_on_reboot, restart_on_panic;
     bool detach;
     char name[RUNDIR_NAME_BYTES]; /* empty: none was given */
     bool timeline;

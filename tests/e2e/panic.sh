@@ -20,3 +20,44 @@ test_a_panic_without_the_driver_is_what_the_guest_makes_of_it() {
     guest -- 'rmmod pvpanic_mmio; echo c >/proc/sysrq-trigger'
     expect_status 0
 }
+
+# The guest notes on its disk how often it has come up, and panics the first two times.
+panics_twice='read boots </dev/vda; boots=$((boots + 1)); echo $boots | dd of=/dev/vda conv=sync,fsync 2>/dev/null
+    echo boot $boots; [ $boots -lt 3 ] && echo c >/proc/sysrq-trigger; echo enough'
+
+test_on_panic_restart_boots_the_machine_again() {
+    echo 0 | dd of=disk.img bs=512 conv=sync status=none
+    guest --on-panic restart --disk disk.img --result result -- "$panics_twice"
+    expect_status 0
+    same "$(grep -x 'boot [0-9]*' out | tr '\n' ' ')" 'boot 1 boot 2 boot 3 ' 'boots'
+    expect_out enough
+    same "$(grep -c 'kernel panicked' err)" 2 'lines about a panic'
+    same "$(jq -r .reason result)" powered-off reason
+}
+
+test_on_panic_continue_leaves_a_reboot_to_the_guest() {
+    guest --on-panic continue -- 'echo c >/proc/sysrq-trigger'
+    expect_status 0
+    expect_err 'kernel panicked; the machine goes on'
+}
+
+test_on_panic_continue_leaves_a_guest_standing_still() {
+    base_cmdline="console=$NIDO_CONSOLE quiet panic=0 cryptomgr.notests"
+    start_guest --on-panic continue --grace 0 -- 'echo c >/proc/sysrq-trigger'
+    until grep -q 'the machine goes on' err; do sleep 0.05; done
+    wait_for 'end Kernel panic'
+    kill -0 "$guest_pid" || fail 'the machine ended'
+    kill -TERM "$guest_pid"
+    finish_guest
+    expect_status 143
+}
+
+test_on_panic_comes_from_a_file_too() {
+    printf '{ "on-panic": "continue", "disk": [] }' >machine.json
+    guest --config machine.json -- 'echo c >/proc/sysrq-trigger'
+    expect_status 0
+    expect_err 'the machine goes on'
+    printf '{ "on-panic": "perhaps" }' >machine.json
+    refused --kernel "$kernel" --config machine.json
+    expect_err 'on-panic perhaps: say exit, restart or continue'
+}

@@ -182,6 +182,21 @@ static void a_reboot_can_restart_the_machine(void **state)
     assert_true(r.status == 0 || r.status == 128 + SIGTERM);
 }
 
+static void what_a_panic_does_is_ones_own_choice(void **state)
+{
+    runner_run(&r, "panic", ARGS());
+    assert_int_equal(r.status, 123);
+    assert_non_null(strstr(r.err_text, "the guest's kernel panicked"));
+    runner_run(&r, "panic", ARGS("--on-panic=continue"));
+    assert_string_equal(r.out_text, "panic\nand on\n");
+    assert_int_equal(r.status, 0);
+    runner_start(&r, "panic", ARGS("--on-panic=restart", "--grace=0"));
+    assert_true(runner_wait_for(&r, "panic\npanic\npanic\n"));
+    kill(r.pid, SIGTERM);
+    runner_finish(&r);
+    assert_true(r.status == 123 || r.status == 128 + SIGTERM);
+}
+
 /* What --result says after `guest`; the caller's to free. */
 static json_t *result_of(const char *guest, const char *more)
 {
@@ -200,9 +215,8 @@ static void the_result_file_says_how_it_ended(void **state)
     static const struct {
         const char *guest, *more, *reason;
     } cases[] = {
-        {"power_off", NULL, "powered-off"},
-        {"hello", NULL, "reset"},
-        {"crash", NULL, "crashed"},
+        {"power_off", NULL, "powered-off"}, {"hello", NULL, "reset"},
+        {"crash", NULL, "crashed"},         {"panic", NULL, "panicked"},
         {"spin", "--timeout=1", "timeout"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -280,6 +294,7 @@ int main(void)
         cmocka_unit_test(a_detached_start_that_fails_says_why),
         cmocka_unit_test(the_time_limit_ends_a_machine_with_status_124),
         cmocka_unit_test(a_reboot_can_restart_the_machine),
+        cmocka_unit_test(what_a_panic_does_is_ones_own_choice),
         cmocka_unit_test(the_result_file_says_how_it_ended),
         cmocka_unit_test(the_trace_is_json_with_steps_and_exits),
         cmocka_unit_test(the_timeline_names_the_steps),

@@ -119,6 +119,7 @@ check bash_offers_words_after_colons offers 'nido run --net user,publish=80:80,p
 check bash_offers_consoles offers 'nido run --console ' stdio file= none virtio
 check bash_offers_a_consoles_file offers 'nido run --console file=root' root.img
 check bash_offers_values offers 'nido run --on-reboot re' restart
+check bash_offers_what_a_panic_does offers 'nido run --on-panic=' exit restart continue
 check bash_offers_nothing_where_nothing_is_known offers 'nido run --cpus ' ''
 check bash_offers_help_for_run offers 'nido help ' run
 if command -v zsh >/dev/null; then

@@ -196,7 +196,7 @@ static void the_manuals_example_is_a_good_file(void **state)
         fail_msg("%s", err.text);
     assert_int_equal(flags.config.machine.disk_count, 2);
     assert_int_equal(flags.config.machine.nets[0].publish_count, 2);
-    assert_int_equal(flags.on_reboot, ON_REBOOT_RESTART);
+    assert_true(flags.restart_on_reboot);
     run_flags_finish(&flags);
 }
 
