@@ -187,6 +187,14 @@ static void complain(struct virtio_blk *self, const struct disk_request *request
 
 static bool submit_next_range(struct request *request);
 
+static void count_bytes(struct virtio_blk *self, const struct disk_request *disk)
+{
+    if (disk->op == DISK_READ)
+        virtio_moved(&self->virtio, disk->length_bytes, 0);
+    else if (disk->op == DISK_WRITE || disk->op == DISK_WRITE_THROUGH)
+        virtio_moved(&self->virtio, 0, disk->length_bytes);
+}
+
 static void on_done(struct disk_request *disk, int result)
 {
     struct request *request = container_of(disk, struct request, disk);
@@ -195,8 +203,10 @@ static void on_done(struct disk_request *disk, int result)
     } else if (result < 0) {
         complain(request->blk, disk, result);
         complete(request, VIRTIO_BLK_S_IOERR);
-    } else if (!submit_next_range(request)) {
-        complete(request, VIRTIO_BLK_S_OK);
+    } else {
+        count_bytes(request->blk, disk);
+        if (!submit_next_range(request))
+            complete(request, VIRTIO_BLK_S_OK);
     }
 }
 

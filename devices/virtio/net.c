@@ -72,9 +72,9 @@ struct virtio_net {
     size_t spilled;   /* length of the frame that waits for more buffers, 0: none */
     size_t spill_at;  /* how much of it is in the window */
     struct net_window window;
-    struct virtq_chain chain; /* the one being looked at */
-    struct virtio_net_counters counters;
-    uint8_t spill[LARGEST_BYTES + 1]; /* one more tells a frame that is too long */
+    struct virtq_chain chain;            /* the one being looked at */
+    struct virtio_net_counters counters; /* but for bytes, which every device counts */
+    uint8_t spill[LARGEST_BYTES + 1];    /* one more tells a frame that is too long */
 };
 
 static struct virtio_net *from_device(struct virtio_device *device)
@@ -129,7 +129,7 @@ static void rx_deliver(struct virtio_net *self, size_t length)
         net_window_write(window, offsetof(struct virtio_net_hdr_v1, flags), (uint8_t[]){0}, 1);
     net_window_push(window, ring_of(self, RX_QUEUE), length);
     self->counters.rx_frames++;
-    self->counters.rx_bytes += length - NET_HEADER_BYTES;
+    virtio_moved(&self->virtio, length - NET_HEADER_BYTES, 0);
 }
 
 /* 5.1.6.3: a receive buffer has device-writable descriptors only, and room for the header. */
@@ -284,7 +284,7 @@ static enum tx_verdict tx_frame(struct virtio_net *self)
         return TX_SERVED;
     }
     self->counters.tx_frames++;
-    self->counters.tx_bytes += chain->out_bytes - NET_HEADER_BYTES;
+    virtio_moved(&self->virtio, 0, chain->out_bytes - NET_HEADER_BYTES);
     return TX_SERVED;
 }
 
@@ -525,5 +525,8 @@ int virtio_net_create(struct virtio_device **out, struct net *net,
 
 struct virtio_net_counters virtio_net_counters(struct virtio_device *device)
 {
-    return from_device(device)->counters;
+    struct virtio_net_counters counters = from_device(device)->counters;
+    counters.rx_bytes = atomic_load(&device->in_bytes);
+    counters.tx_bytes = atomic_load(&device->out_bytes);
+    return counters;
 }

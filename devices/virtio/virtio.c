@@ -34,6 +34,12 @@ static void add(_Atomic uint64_t *counter, uint64_t count)
     atomic_store_explicit(counter, old + count, memory_order_relaxed);
 }
 
+void virtio_moved(struct virtio_device *device, uint64_t in_bytes, uint64_t out_bytes)
+{
+    add(&device->in_bytes, in_bytes);
+    add(&device->out_bytes, out_bytes);
+}
+
 static void interrupt(struct virtio_device *device, uint32_t why)
 {
     add(&device->interrupts, 1);

@@ -93,6 +93,7 @@ struct virtio_device {
 
     /* Written by the loop thread, for anybody to read. */
     _Atomic uint64_t kicks, completions, interrupts;
+    _Atomic uint64_t in_bytes, out_bytes; /* of data to the guest and from it; virtio_moved() */
 
     /* Any thread. */
     _Atomic uint32_t interrupt_status;
@@ -124,6 +125,8 @@ void virtio_flush(struct virtio_device *device, unsigned queue);
 /* The guest broke the rules: sets DEVICE_NEEDS_RESET, tells the driver, logs one limited line, and
  * stops looking at the rings. */
 void virtio_broken(struct virtio_device *device, const char *why);
+/* For the statistics: so many bytes of data have reached the guest, or come from it. */
+void virtio_moved(struct virtio_device *device, uint64_t in_bytes, uint64_t out_bytes);
 /* Something in the config space changed. */
 void virtio_config_changed(struct virtio_device *device);
 /* The answer to deactivate. */

@@ -29,12 +29,20 @@ enum nido_end {
     NIDO_PANICKED,    /* the guest's kernel says that it has panicked: its console tells */
 };
 
+/* What its disks and networks have moved, as the guest sees directions. Only what arrived counts, and no headers of
+ * requests; a write of zeroes or a discard moves nothing. */
+struct nido_traffic {
+    uint64_t disk_read_bytes, disk_written_bytes;
+    uint64_t net_received_bytes, net_sent_bytes;
+};
+
 struct nido_status {
     unsigned cpus;
     uint64_t mem_bytes;
     uint64_t uptime_ns; /* since nido_machine_start() */
     uint64_t exits;     /* vCPU exits to this process, all vCPUs together */
     bool paused;
+    struct nido_traffic traffic; /* since the machine was made */
 };
 
 /* A balloon, and what the guest says of its memory. */
@@ -50,7 +58,7 @@ struct nido_balloon_stats {
     uint64_t major_faults, minor_faults;
 };
 
-/* "exits.mmio", "blk vda.kicks": a name and how often since the machine was made. */
+/* "exits.mmio", "blk vda.kicks": a name and how often, or how many bytes, since the machine was made. */
 struct nido_counter {
     char name[48];
     uint64_t value;
@@ -91,7 +99,7 @@ int nido_machine_balloon_stats(struct nido_machine *machine, struct nido_balloon
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status);
 
 /* Any thread. Fills at most `max` counters and returns how many: exits by reason, and kicks, completed requests
- * and interrupts of each device. */
+ * and interrupts of each device; of disks and networks the bytes as well. */
 unsigned nido_machine_counters(struct nido_machine *machine, struct nido_counter *counters,
                                unsigned max);
 

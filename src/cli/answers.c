@@ -2,6 +2,7 @@
 #include "cli/answers.h"
 
 #include "base/error.h"
+#include "cli/traffic.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,10 +13,13 @@ static json_t *status_json(const struct answers *answers)
 {
     struct nido_status status;
     nido_machine_status(answers->machine, &status);
-    return json_pack("{s:s, s:i, s:s, s:i, s:I, s:f, s:I}", "name", answers->name, "pid",
-                     (int)getpid(), "state", status.paused ? "paused" : "running", "cpus",
-                     (int)status.cpus, "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
-                     (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
+    json_t *json =
+        json_pack("{s:s, s:i, s:s, s:i, s:I, s:f, s:I}", "name", answers->name, "pid",
+                  (int)getpid(), "state", status.paused ? "paused" : "running", "cpus",
+                  (int)status.cpus, "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
+                  (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
+    traffic_add_json(json, &status.traffic);
+    return json;
 }
 
 static json_t *counters_json(const struct answers *answers)

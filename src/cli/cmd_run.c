@@ -16,6 +16,7 @@
 #include "cli/detach.h"
 #include "cli/result.h"
 #include "cli/run_flags.h"
+#include "cli/traffic.h"
 #include "host/loop.h"
 #include "host/term.h"
 #include "lib/machine.h"
@@ -50,7 +51,9 @@ struct run {
     struct loop_task quit_task, output_closed_task;
     int stopped_by; /* the signal that asked for the end; 0: none */
     bool timed_out;
-    struct answers answers; /* on the control socket */
+    unsigned restarts;
+    struct nido_traffic traffic; /* of machines that were */
+    struct answers answers;      /* on the control socket */
 };
 
 /* ---- what may end it ---- */
@@ -268,6 +271,8 @@ static int set_up(struct run *run, struct nido_error *err)
     if (!run->flags.name[0])
         snprintf(run->flags.name, sizeof(run->flags.name), "nido-%ld", (long)getpid());
     int ret = loop_create(&run->loop, "main", err);
+    if (ret == 0 && run->flags.result)
+        ret = result_check(run->flags.result, err);
     if (ret == 0)
         ret = take_signals(run, err);
     if (ret == 0)
@@ -360,13 +365,15 @@ static void print_report(const char *report)
     }
 }
 
-static int write_result(const struct run *run, enum nido_end end, int status, const char *report)
+static int write_result(const struct run *run, const char *reason, int status, const char *report)
 {
     struct nido_error err;
     const struct result result = {
-        .reason = reason_of(run, end),
+        .reason = reason,
         .code = status,
         .signal = run->stopped_by,
+        .restarts = run->restarts,
+        .traffic = run->traffic,
         .wall_ns = clock_now_ns() - run->start_ns,
         .report = report,
     };
@@ -429,6 +436,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     uint64_t guest_start_ns = trace_now();
     detach_started(&run->detach, run->flags.name);
     loop_run(run->loop);
+    struct nido_status status;
     const char *report;
     enum nido_end end = nido_machine_end(run->machine, &report);
     nido_machine_stop(run->machine);
@@ -436,11 +444,14 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     show_trace(run, guest_start_ns);
     *restart = shall_restart(run, end);
     print_report(report);
+    nido_machine_status(run->machine, &status);
+    traffic_add(&run->traffic, &status.traffic);
     if (*restart) {
         destroy_machine(run);
+        run->restarts++;
         return 0;
     }
-    return write_result(run, end, exit_status(run, end), report);
+    return write_result(run, reason_of(run, end), exit_status(run, end), report);
 }
 
 static void tear_down(struct run *run)
@@ -461,6 +472,13 @@ static void tear_down(struct run *run)
     answers_finish(&run->answers);
     trace_disable();
     run_flags_finish(&run->flags);
+}
+
+/* What could not start, or not again, leaves a record as well. */
+static void record_failure(const struct run *run, const struct nido_error *err)
+{
+    if (err->code && run->control)
+        write_result(run, "failed", EXIT_NIDO_FAILED, err->text);
 }
 
 static int run_to_the_end(struct run *run, struct nido_error *err)
@@ -506,6 +524,7 @@ int cmd_run(int argc, char **argv)
             status = config_dump(&run.flags.config, stdout, &err) < 0 ? EXIT_NIDO_FAILED : 0;
         } else {
             status = run_to_the_end(&run, &err);
+            record_failure(&run, &err);
         }
     }
     if (err.code)

@@ -6,16 +6,21 @@
 
 #include "base/error.h"
 
+#include <nido/machine.h>
 #include <stdint.h>
 
 struct result {
-    const char
-        *reason; /* "powered-off", "reset", "crashed", "failed", "stopped", "timeout" or "signal" */
-    int code;    /* the exit status */
-    int signal;  /* that asked for the end; 0: none */
+    const char *reason; /* a word: nido-run(1) lists them */
+    int code;           /* the exit status */
+    int signal;         /* that asked for the end; 0: none */
+    unsigned restarts;  /* after the first start */
     uint64_t wall_ns;
-    const char *report; /* lines for a person, or NULL */
+    struct nido_traffic traffic; /* of all starts together */
+    const char *report;          /* lines for a person, or NULL */
 };
+
+/* Whether the record can be written, before it is worth something. */
+int result_check(const char *path, struct nido_error *err);
 
 /* Written beside the file and moved in its place, so that a reader sees a whole one or none. */
 int result_write(const char *path, const struct result *result, struct nido_error *err);

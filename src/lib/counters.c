@@ -35,6 +35,33 @@ static void put(struct filling *filling, const char *whose, const char *what, ui
     counter->value = value;
 }
 
+static void put_bytes(struct filling *filling, const struct virtio_device *device)
+{
+    bool is_disk = device->device_id == VIRTIO_ID_BLOCK;
+    if (!is_disk && device->device_id != VIRTIO_ID_NET)
+        return;
+    put(filling, device->name, is_disk ? "read_bytes" : "received_bytes",
+        atomic_load(&device->in_bytes));
+    put(filling, device->name, is_disk ? "written_bytes" : "sent_bytes",
+        atomic_load(&device->out_bytes));
+}
+
+void counters_add_traffic(struct virtio_device *const *devices, unsigned device_count,
+                          struct nido_traffic *traffic)
+{
+    for (unsigned i = 0; i < device_count; i++) {
+        uint64_t in_bytes = atomic_load(&devices[i]->in_bytes);
+        uint64_t out_bytes = atomic_load(&devices[i]->out_bytes);
+        if (devices[i]->device_id == VIRTIO_ID_BLOCK) {
+            traffic->disk_read_bytes += in_bytes;
+            traffic->disk_written_bytes += out_bytes;
+        } else if (devices[i]->device_id == VIRTIO_ID_NET) {
+            traffic->net_received_bytes += in_bytes;
+            traffic->net_sent_bytes += out_bytes;
+        }
+    }
+}
+
 unsigned counters_fill(const struct machine *machine, struct virtio_device *const *devices,
                        unsigned device_count, struct nido_counter *counters, unsigned max)
 {
@@ -46,6 +73,7 @@ unsigned counters_fill(const struct machine *machine, struct virtio_device *cons
         put(&filling, devices[i]->name, "kicks", atomic_load(&devices[i]->kicks));
         put(&filling, devices[i]->name, "completions", atomic_load(&devices[i]->completions));
         put(&filling, devices[i]->name, "interrupts", atomic_load(&devices[i]->interrupts));
+        put_bytes(&filling, devices[i]);
     }
     return filling.count;
 }

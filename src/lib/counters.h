@@ -11,6 +11,10 @@
 
 uint64_t counters_all_exits(const struct machine *machine);
 
+/* Adds what the disks and networks among the devices have moved. */
+void counters_add_traffic(struct virtio_device *const *devices, unsigned device_count,
+                          struct nido_traffic *traffic);
+
 /* Fills at most `max` and returns how many. */
 unsigned counters_fill(const struct machine *machine, struct virtio_device *const *devices,
                        unsigned device_count, struct nido_counter *counters, unsigned max);

@@ -210,6 +210,61 @@ static json_t *result_of(const char *guest, const char *more)
     return result;
 }
 
+static void the_result_file_counts_bytes(void **state)
+{
+    static const struct {
+        const char *key;
+        json_int_t bytes;
+    } expected[] = {
+        {"disk_read_bytes", 4096}, {"disk_written_bytes", 4096}, {"net_received_bytes", 0},
+        {"net_sent_bytes", 0},     {"moved_bytes", 8192},        {"restarts", 0},
+    };
+    char option[96], path[80];
+    snprintf(path, sizeof(path), "%s/disk", directory);
+    snprintf(option, sizeof(option), "--disk=%s", path);
+    FILE *disk = fopen(path, "w");
+    assert_non_null(disk);
+    assert_int_equal(ftruncate(fileno(disk), 1 << 20), 0);
+    fclose(disk);
+    json_t *result = result_of("virtio_blk", option);
+    for (size_t i = 0; i < ARRAY_SIZE(expected); i++)
+        assert_int_equal(json_integer_value(json_object_get(result, expected[i].key)),
+                         expected[i].bytes);
+    json_decref(result);
+}
+
+/* Whoever starts nido may be large; that is not the machine's memory. */
+static void the_result_files_peak_memory_is_nidos_own(void **state)
+{
+    enum { LARGE = 300 << 20 };
+    char *large = malloc(LARGE);
+    assert_non_null(large);
+    memset(large, 1, LARGE);
+    json_t *result = result_of("hello", NULL);
+    json_int_t peak = json_integer_value(json_object_get(result, "peak_memory_bytes"));
+    assert_in_range(peak, 100 << 10, 150 << 20);
+    json_decref(result);
+    free(large);
+}
+
+static void a_result_that_cannot_be_written_is_told_at_the_start(void **state)
+{
+    runner_run(&r, "hello", ARGS("--result=/does/not/exist/result"));
+    assert_int_equal(r.status, 125);
+    assert_string_equal(r.out_text, "");
+    assert_non_null(strstr(r.err_text, "/does/not/exist/result"));
+}
+
+static void a_machine_that_cannot_start_leaves_a_result(void **state)
+{
+    json_t *result = result_of("hello", "--disk=/does/not/exist");
+    assert_string_equal(json_string_value(json_object_get(result, "reason")), "failed");
+    assert_non_null(
+        strstr(json_string_value(json_object_get(result, "report")), "/does/not/exist"));
+    assert_int_equal(r.status, 125);
+    json_decref(result);
+}
+
 static void the_result_file_says_how_it_ended(void **state)
 {
     static const struct {
@@ -223,6 +278,8 @@ static void the_result_file_says_how_it_ended(void **state)
         json_t *result = result_of(cases[i].guest, cases[i].more);
         assert_string_equal(json_string_value(json_object_get(result, "reason")), cases[i].reason);
         assert_true(json_real_value(json_object_get(result, "wall_s")) > 0);
+        assert_true(json_real_value(json_object_get(result, "cpu_s")) > 0);
+        assert_true(json_is_null(json_object_get(result, "signal")));
         assert_true(json_integer_value(json_object_get(result, "peak_memory_bytes")) > 0);
         json_decref(result);
     }
@@ -296,6 +353,10 @@ int main(void)
         cmocka_unit_test(a_reboot_can_restart_the_machine),
         cmocka_unit_test(what_a_panic_does_is_ones_own_choice),
         cmocka_unit_test(the_result_file_says_how_it_ended),
+        cmocka_unit_test(the_result_file_counts_bytes),
+        cmocka_unit_test(the_result_files_peak_memory_is_nidos_own),
+        cmocka_unit_test(a_result_that_cannot_be_written_is_told_at_the_start),
+        cmocka_unit_test(a_machine_that_cannot_start_leaves_a_result),
         cmocka_unit_test(the_trace_is_json_with_steps_and_exits),
         cmocka_unit_test(the_timeline_names_the_steps),
         cmocka_unit_test(the_pidfile_lives_as_long_as_the_machine),
