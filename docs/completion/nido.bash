@@ -169,7 +169,7 @@ _nido() {
         help) _nido_help "$cur" ;;
         status | stats) _nido_machine "$cur" --json ;;
         console | pause | resume) _nido_machine "$cur" ;;
-        stop) _nido_machine "$cur" --force ;;
+        stop) _nido_machine "$cur" --force --grace ;;
         esac
     fi
     # What stands before the last = or : is not bash's to replace.

@@ -2,11 +2,14 @@
 #include "cli/answers.h"
 
 #include "base/error.h"
+#include "cli/run_flags.h"
 #include "cli/traffic.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static json_t *status_json(const struct answers *answers)
@@ -32,16 +35,43 @@ static json_t *counters_json(const struct answers *answers)
     return json;
 }
 
-/* The connection is kept until the machine has ended. */
-static void keep_waiter(struct answers *answers, int *fd)
+/* Those who have gone away need no telling. */
+static void drop_gone_waiters(struct answers *answers)
 {
+    unsigned kept = 0;
+    for (unsigned i = 0; i < answers->waiter_count; i++) {
+        struct pollfd waiter = {.fd = answers->waiters[i], .events = POLLRDHUP};
+        if (poll(&waiter, 1, 0) == 0)
+            answers->waiters[kept++] = waiter.fd;
+        else
+            close(waiter.fd);
+    }
+    answers->waiter_count = kept;
+}
+
+/* The connection is kept until the machine has ended. */
+static int keep_waiter(struct answers *answers, int *fd, struct nido_error *err)
+{
+    drop_gone_waiters(answers);
     if (answers->waiter_count == ANSWERS_WAITERS_MAX)
-        return;
+        return error_set(err, EBUSY, "it was told, but %u others wait for its end already",
+                         ANSWERS_WAITERS_MAX);
     int copy = fcntl(*fd, F_DUPFD_CLOEXEC, 0);
     if (copy < 0)
-        return;
+        return error_errno(err, errno, "it was told, but no descriptor is left to wait with");
     answers->waiters[answers->waiter_count++] = copy;
     *fd = -1;
+    return 0;
+}
+
+static int stop(struct answers *answers, const json_t *request, int *fd, struct nido_error *err)
+{
+    const json_t *grace = json_object_get(request, "grace_s");
+    json_int_t grace_s = grace ? json_integer_value(grace) : -1;
+    if (grace && (!json_is_integer(grace) || grace_s < 0 || grace_s > RUN_SECONDS_MAX))
+        return error_set(err, EINVAL, "grace_s is a number of seconds, up to %ld", RUN_SECONDS_MAX);
+    answers->stop(answers, (long)grace_s);
+    return keep_waiter(answers, fd, err);
 }
 
 static int show_console(struct answers *answers, int *fd, struct nido_error *err)
@@ -65,11 +95,10 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
     } else if (strcmp(what, "stats") == 0) {
         *reply = counters_json(answers);
     } else if (strcmp(what, "stop") == 0) {
-        answers->stop(answers);
-        keep_waiter(answers, fd);
+        return stop(answers, request, fd, err);
     } else if (strcmp(what, "kill") == 0) {
         answers->kill(answers);
-        keep_waiter(answers, fd);
+        return keep_waiter(answers, fd, err);
     } else if (strcmp(what, "pause") == 0) {
         nido_machine_pause(answers->machine);
     } else if (strcmp(what, "resume") == 0) {
@@ -84,9 +113,22 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
 
 const struct control_ops answers_control_ops = {.answer = answer};
 
+static void tell_end(const struct answers *answers, int fd)
+{
+    char line[128];
+    if (!answers->end_reason)
+        return;
+    int n = snprintf(line, sizeof(line), "{\"end\": \"%s\", \"code\": %d}\n", answers->end_reason,
+                     answers->end_code);
+    ssize_t ignored = send(fd, line, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)ignored; /* one that has gone away */
+}
+
 void answers_finish(struct answers *answers)
 {
-    for (unsigned i = 0; i < answers->waiter_count; i++)
+    for (unsigned i = 0; i < answers->waiter_count; i++) {
+        tell_end(answers, answers->waiters[i]);
         close(answers->waiters[i]);
+    }
     answers->waiter_count = 0;
 }

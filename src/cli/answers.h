@@ -15,16 +15,20 @@ struct answers {
     const char *name;
     struct nido_machine *machine; /* the one of now */
     struct console_hub *hub;      /* of a detached machine; NULL: its console is a terminal's */
-    void (*stop)(struct answers *answers); /* its power button */
+    /* Its power button, and its plug once the grace time is over; -1: the time that --grace says. */
+    void (*stop)(struct answers *answers, long grace_s);
     void (*kill)(struct answers *answers); /* its plug */
     unsigned waiter_count;                 /* clients that wait for the end */
     int waiters[ANSWERS_WAITERS_MAX];
+    const char *end_reason; /* a word of --result; NULL: nobody knows */
+    int end_code;           /* the exit status */
 };
 
 /* self is a struct answers. */
 extern const struct control_ops answers_control_ops;
 
-/* Those who wait see their connections closed. */
+/* Those who wait are told the end, in a line like {"end": "powered-off", "code": 0}, and see their connections
+ * closed. */
 void answers_finish(struct answers *answers);
 
 #endif

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The commands that talk to machines which run already. */
 #include "base/checked.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/control.h"
+#include "cli/run_flags.h"
 #include "cli/rundir.h"
 
 #include <errno.h>
@@ -150,22 +152,98 @@ int cmd_resume(int argc, char **argv)
     return ask(argc, argv, "resume", false);
 }
 
+/* ---- stop ---- */
+
+struct stop_wish {
+    const char *name;
+    bool force;
+    long grace_s; /* -1: the machine's own */
+};
+
+static int take_grace(const char *value, struct stop_wish *wish, struct nido_error *err)
+{
+    unsigned long seconds;
+    if (!value)
+        return error_set(err, EINVAL, "--grace: needs a value: --grace SECONDS");
+    int ret = config_parse_number(value, 0, RUN_SECONDS_MAX, &seconds, err);
+    if (ret < 0)
+        return error_prefix(err, "--grace %s", value);
+    wish->grace_s = (long)seconds;
+    return 0;
+}
+
+static int parse_stop(int argc, char **argv, struct stop_wish *wish, struct nido_error *err)
+{
+    int ret = 0;
+    for (int i = 1; ret == 0 && i < argc; i++) {
+        if (strcmp(argv[i], "--force") == 0)
+            wish->force = true;
+        else if (strncmp(argv[i], "--grace=", 8) == 0)
+            ret = take_grace(argv[i] + 8, wish, err);
+        else if (strcmp(argv[i], "--grace") == 0)
+            ret = take_grace(argv[++i], wish, err);
+        else if (argv[i][0] == '-' || wish->name)
+            ret = error_set(err, EINVAL, "stop: '%s' is not expected here", argv[i]);
+        else
+            wish->name = argv[i];
+    }
+    if (ret == 0 && !wish->name)
+        ret = error_set(err, EINVAL, "usage: nido stop NAME [--force | --grace SECONDS]");
+    if (ret == 0 && wish->force && wish->grace_s >= 0)
+        ret = error_set(err, EINVAL, "stop: --force and --grace contradict each other");
+    return ret;
+}
+
+/* What a reason of --result means to the one who stopped it. NULL: that is what was wanted. */
+static const char *words_for(const char *reason)
+{
+    static const struct {
+        const char *reason, *words;
+    } ends[] = {
+        {"powered-off", NULL},
+        {"reset", NULL},
+        {"stopped", NULL}, /* by --force, this one or another's */
+        {"grace", "did not power off within its grace time; its plug was pulled"},
+        {"signal", "did not power off before a signal ended it"},
+        {"timeout", "did not power off before its time limit; its plug was pulled"},
+        {"crashed", "crashed"},
+        {"panicked", "its kernel panicked"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+        if (strcmp(reason, ends[i].reason) == 0)
+            return ends[i].words;
+    return "ended without a word";
+}
+
+static int stop_status(const char *reason)
+{
+    if (strcmp(reason, "grace") == 0 || strcmp(reason, "timeout") == 0)
+        return EXIT_TIME_LIMIT;
+    bool crashed = strcmp(reason, "crashed") == 0 || strcmp(reason, "panicked") == 0;
+    return crashed ? EXIT_GUEST_CRASHED : EXIT_NIDO_FAILED;
+}
+
 /* Returns once the machine has ended: it keeps the connection until then. */
 int cmd_stop(int argc, char **argv)
 {
-    bool force = false;
-    const char *name = take_name(argc, argv, "--force", &force);
+    struct stop_wish wish = {.grace_s = -1};
     struct nido_error err;
     json_t *reply;
     int fd = -1;
-    if (!name)
-        return EXIT_NIDO_FAILED;
-    if (control_ask(name, force ? "kill" : "stop", &reply, &fd, &err) < 0)
+    if (parse_stop(argc, argv, &wish, &err) < 0)
+        return fail(&err);
+    json_t *request = json_pack("{s:s}", "do", wish.force ? "kill" : "stop");
+    if (wish.grace_s >= 0)
+        json_object_set_new(request, "grace_s", json_integer(wish.grace_s));
+    if (control_send(wish.name, request, &reply, &fd, &err) < 0)
         return fail(&err);
     json_decref(reply);
-    char byte;
-    while (read(fd, &byte, 1) > 0)
-        ;
+    json_t *end = control_read(fd);
     close(fd);
-    return 0;
+    const char *reason = text_of(end, "end"), *words = words_for(reason);
+    int status = words ? stop_status(reason) : 0;
+    if (words)
+        log_error("machine '%s': %s", wish.name, words);
+    json_decref(end);
+    return status;
 }

@@ -34,6 +34,8 @@
 /* Enough for a reader that is there; one that is not shall not keep nido. */
 #define LAST_WORDS_S 1ul
 
+static const char timed_out[] = "timeout";
+
 struct run {
     struct run_flags flags;
     struct detach detach;
@@ -47,10 +49,11 @@ struct run {
     struct term *term;
     struct term_actions actions;
     struct loop_source signals, ended, grace, timeout;
+    unsigned long grace_s;      /* that the timer was set to */
     struct loop_source resized; /* SIGWINCH, where the guest can be told */
     struct loop_task quit_task, output_closed_task;
-    int stopped_by; /* the signal that asked for the end; 0: none */
-    bool timed_out;
+    int stopped_by;   /* the signal that asked for the end; 0: none */
+    const char *plug; /* why it was pulled, in a word of --result; NULL: it was not */
     unsigned restarts;
     struct nido_traffic traffic; /* of machines that were */
     struct answers answers;      /* on the control socket */
@@ -65,18 +68,31 @@ static void set_timer(const struct loop_source *timer, unsigned long seconds)
     timerfd_settime(timer->fd, 0, &in, NULL);
 }
 
+static void start_grace(struct run *run, unsigned long seconds)
+{
+    run->grace_s = seconds;
+    set_timer(&run->grace, seconds);
+}
+
+static void pull_plug(struct run *run, const char *why)
+{
+    if (!run->plug)
+        run->plug = why;
+    nido_machine_stop(run->machine);
+}
+
 /* The first asks the guest, through its power button; a second one, or the grace time, insists. A guest
  * that is paused has to wake up to hear it. */
 static void ask_to_end(struct run *run, int signal_number)
 {
     if (run->stopped_by) {
-        nido_machine_stop(run->machine);
+        pull_plug(run, "signal");
         return;
     }
     run->stopped_by = signal_number;
     nido_machine_resume(run->machine);
     nido_machine_press_power_button(run->machine);
-    set_timer(&run->grace, run->flags.grace_s);
+    start_grace(run, run->flags.grace_s);
 }
 
 static void on_signal(struct loop_source *source, uint32_t events)
@@ -112,8 +128,8 @@ static void on_grace_over(struct loop_source *source, uint32_t events)
     struct run *run = container_of(source, struct run, grace);
     if (!timer_fired(source))
         return;
-    log_warn("the guest did not power off within %lu s; stopping it", run->flags.grace_s);
-    nido_machine_stop(run->machine);
+    log_warn("the guest did not power off within %lu s; stopping it", run->grace_s);
+    pull_plug(run, "grace");
 }
 
 static void on_timeout(struct loop_source *source, uint32_t events)
@@ -122,8 +138,7 @@ static void on_timeout(struct loop_source *source, uint32_t events)
     if (!timer_fired(source))
         return;
     log_warn("the machine ran for %lu s, its time limit; stopping it", run->flags.timeout_s);
-    run->timed_out = true;
-    nido_machine_stop(run->machine);
+    pull_plug(run, timed_out);
 }
 
 static void on_ended(struct loop_source *source, uint32_t events)
@@ -133,7 +148,7 @@ static void on_ended(struct loop_source *source, uint32_t events)
 
 static void on_quit(struct loop_task *task)
 {
-    nido_machine_stop(container_of(task, struct run, quit_task)->machine);
+    pull_plug(container_of(task, struct run, quit_task), "stopped");
 }
 
 static void on_output_closed(struct loop_task *task)
@@ -170,18 +185,20 @@ static void console_closed(void *self)
 
 /* ---- the control socket's requests ---- */
 
-static void answer_stop(struct answers *answers)
+static void answer_stop(struct answers *answers, long grace_s)
 {
     struct run *run = container_of(answers, struct run, answers);
     if (!run->stopped_by)
         ask_to_end(run, SIGTERM);
+    if (grace_s >= 0)
+        start_grace(run, (unsigned long)grace_s);
 }
 
 static void answer_kill(struct answers *answers)
 {
     struct run *run = container_of(answers, struct run, answers);
     run->stopped_by = SIGKILL;
-    nido_machine_stop(run->machine);
+    pull_plug(run, "stopped");
 }
 
 /* ---- from flags to a machine that runs ---- */
@@ -324,7 +341,7 @@ static int build(struct run *run, struct nido_error *err)
 
 static int exit_status(const struct run *run, enum nido_end end)
 {
-    if (run->timed_out)
+    if (end == NIDO_STOPPED && run->plug == timed_out)
         return EXIT_TIME_LIMIT;
     switch (end) {
     case NIDO_POWERED_OFF:
@@ -348,10 +365,8 @@ static const char *reason_of(const struct run *run, enum nido_end end)
         [NIDO_FAILED] = "failed",     [NIDO_STOPPED] = "stopped",
         [NIDO_PANICKED] = "panicked",
     };
-    if (run->timed_out)
-        return "timeout";
-    if (end == NIDO_STOPPED && run->stopped_by)
-        return "signal";
+    if (end == NIDO_STOPPED && run->plug)
+        return run->plug;
     return end < ARRAY_SIZE(reasons) ? reasons[end] : "failed";
 }
 
@@ -365,9 +380,12 @@ static void print_report(const char *report)
     }
 }
 
-static int write_result(const struct run *run, const char *reason, int status, const char *report)
+/* Returns the exit status. */
+static int conclude(struct run *run, const char *reason, int status, const char *report)
 {
     struct nido_error err;
+    run->answers.end_reason = reason;
+    run->answers.end_code = status;
     const struct result result = {
         .reason = reason,
         .code = status,
@@ -380,7 +398,9 @@ static int write_result(const struct run *run, const char *reason, int status, c
     if (!run->flags.result || result_write(run->flags.result, &result, &err) == 0)
         return status;
     log_error("%s", err.text);
-    return status ? status : EXIT_NIDO_FAILED;
+    if (status == 0)
+        run->answers.end_code = EXIT_NIDO_FAILED;
+    return run->answers.end_code;
 }
 
 /* Threads have stopped: nobody adds to the trace any more. */
@@ -400,7 +420,7 @@ static bool shall_restart(const struct run *run, enum nido_end end)
 {
     bool wanted = (end == NIDO_RESET && run->flags.restart_on_reboot) ||
                   (end == NIDO_PANICKED && run->flags.restart_on_panic);
-    return wanted && !run->stopped_by && !run->timed_out;
+    return wanted && !run->stopped_by && !run->plug;
 }
 
 static void destroy_machine(struct run *run)
@@ -451,7 +471,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
         run->restarts++;
         return 0;
     }
-    return write_result(run, reason_of(run, end), exit_status(run, end), report);
+    return conclude(run, reason_of(run, end), exit_status(run, end), report);
 }
 
 static void tear_down(struct run *run)
@@ -475,10 +495,10 @@ static void tear_down(struct run *run)
 }
 
 /* What could not start, or not again, leaves a record as well. */
-static void record_failure(const struct run *run, const struct nido_error *err)
+static void record_failure(struct run *run, const struct nido_error *err)
 {
     if (err->code && run->control)
-        write_result(run, "failed", EXIT_NIDO_FAILED, err->text);
+        conclude(run, "failed", EXIT_NIDO_FAILED, err->text);
 }
 
 static int run_to_the_end(struct run *run, struct nido_error *err)

@@ -39,7 +39,7 @@ static void drop_client(struct client *client)
 }
 
 /* A reply fits into an empty socket's buffer; a client that closed loses it. */
-static void send_reply(int fd, json_t *reply)
+static void send_line(int fd, json_t *reply)
 {
     char *text = json_dumps(reply, JSON_COMPACT);
     if (!text)
@@ -74,7 +74,7 @@ static void serve_line(struct client *client)
 {
     int fd = client->source.fd;
     json_t *reply = make_reply(client->control, client->line, &fd);
-    send_reply(client->source.fd, reply);
+    send_line(client->source.fd, reply);
     json_decref(reply);
     if (fd >= 0) {
         drop_client(client);
@@ -210,12 +210,12 @@ static int connect_to(const char *name, int *out, struct nido_error *err)
 }
 
 /* Byte by byte, so that nothing behind the line is taken. */
-static int read_line(int fd, char *line, size_t line_bytes)
+static int read_line(int fd, char *line, size_t line_bytes, int timeout_ms)
 {
     size_t length = 0;
     while (length + 1 < line_bytes) {
         struct pollfd readable = {.fd = fd, .events = POLLIN};
-        if (poll(&readable, 1, ASK_TIMEOUT_MS) <= 0)
+        if (poll(&readable, 1, timeout_ms) <= 0)
             return -ETIMEDOUT;
         ssize_t n = read(fd, line + length, 1);
         if (n <= 0)
@@ -228,27 +228,27 @@ static int read_line(int fd, char *line, size_t line_bytes)
     return 0;
 }
 
-static int exchange(int fd, const char *what, json_t **reply)
+static int exchange(int fd, json_t *request, json_t **reply)
 {
     char line[4 * CONTROL_LINE_BYTES];
-    json_t *request = json_pack("{s:s}", "do", what);
-    send_reply(fd, request);
-    json_decref(request);
-    int ret = read_line(fd, line, sizeof(line));
+    send_line(fd, request);
+    int ret = read_line(fd, line, sizeof(line), ASK_TIMEOUT_MS);
     if (ret < 0)
         return ret;
     *reply = json_loads(line, 0, NULL);
     return *reply ? 0 : -EPROTO;
 }
 
-int control_ask(const char *name, const char *what, json_t **reply, int *keep_fd,
-                struct nido_error *err)
+static int send_to(const char *name, json_t *request, json_t **reply, int *keep_fd,
+                   struct nido_error *err)
 {
     own_fd int fd = -1;
     int ret = connect_to(name, &fd, err);
     if (ret < 0)
         return ret;
-    ret = exchange(fd, what, reply);
+    ret = exchange(fd, request, reply);
+    if (ret == -ECONNRESET)
+        return error_set(err, ECONNRESET, "machine '%s' has just ended", name);
     if (ret < 0)
         return error_errno(err, -ret, "machine '%s' does not answer", name);
     if (!json_is_true(json_object_get(*reply, "ok"))) {
@@ -262,4 +262,24 @@ int control_ask(const char *name, const char *what, json_t **reply, int *keep_fd
         *keep_fd = own_take_fd(&fd);
     }
     return 0;
+}
+
+int control_send(const char *name, json_t *request, json_t **reply, int *keep_fd,
+                 struct nido_error *err)
+{
+    int ret = send_to(name, request, reply, keep_fd, err);
+    json_decref(request);
+    return ret;
+}
+
+int control_ask(const char *name, const char *what, json_t **reply, int *keep_fd,
+                struct nido_error *err)
+{
+    return control_send(name, json_pack("{s:s}", "do", what), reply, keep_fd, err);
+}
+
+json_t *control_read(int fd)
+{
+    char line[CONTROL_LINE_BYTES];
+    return read_line(fd, line, sizeof(line), -1) == 0 ? json_loads(line, 0, NULL) : NULL;
 }

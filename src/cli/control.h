@@ -35,10 +35,17 @@ int control_start(struct control **out, struct loop *loop, const char *name,
                   const struct control_ops *ops, void *self, struct nido_error *err);
 void control_stop(struct control *control); /* takes NULL */
 
-/* Asks the machine `name`. 0 and *reply, a JSON object of the caller's; else its error, -ESRCH where no such
+/* Sends `request`, which it frees, to the machine `name`. 0 and *reply, a JSON object of the caller's; else its error, -ESRCH where no such
  * machine runs, or -ECONNRESET from one that ends just now. With `keep_fd` not NULL the connection stays open there, blocking, with nothing read beyond the
  * reply. */
+int control_send(const char *name, json_t *request, json_t **reply, int *keep_fd,
+                 struct nido_error *err);
+
+/* The same for a request of one word: {"do": what}. */
 int control_ask(const char *name, const char *what, json_t **reply, int *keep_fd,
                 struct nido_error *err);
+
+/* Reads one more object from the connection that was kept, and waits for it; NULL: there is none. */
+json_t *control_read(int fd);
 
 #endif

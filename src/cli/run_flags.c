@@ -8,8 +8,6 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define SECONDS_MAX (365ul * 86400ul)
-
 static struct run_flags *flags_of(struct config *config)
 {
     return container_of(config, struct run_flags, config);
@@ -17,12 +15,12 @@ static struct run_flags *flags_of(struct config *config)
 
 static int set_grace(struct config *config, char *value, struct nido_error *err)
 {
-    return config_parse_number(value, 0, SECONDS_MAX, &flags_of(config)->grace_s, err);
+    return config_parse_number(value, 0, RUN_SECONDS_MAX, &flags_of(config)->grace_s, err);
 }
 
 static int set_timeout(struct config *config, char *value, struct nido_error *err)
 {
-    return config_parse_number(value, 1, SECONDS_MAX, &flags_of(config)->timeout_s, err);
+    return config_parse_number(value, 1, RUN_SECONDS_MAX, &flags_of(config)->timeout_s, err);
 }
 
 static int set_name(struct config *config, char *value, struct nido_error *err)
@@ -130,7 +128,7 @@ const struct config_key run_keys[] = {
     {.name = "grace",
      .type = CONFIG_NUMBER,
      .value = "SECONDS",
-     .initial = "10",
+     .initial = "30",
      .help = "from SIGTERM (the power button) to a hard stop",
      .set = set_grace},
     {.name = "result",

@@ -9,6 +9,8 @@
 #include "cli/rundir.h"
 #include "config/config.h"
 
+#define RUN_SECONDS_MAX (365l * 86400l)
+
 struct run_flags {
     struct config config;
     bool help, help_all;

@@ -42,11 +42,16 @@ static void tell(const char *command, ...)
     runner_command(&r, arguments);
 }
 
-static void start(const char *guest, const char *name)
+static void start_with(const char *guest, const char *name, const char *more)
 {
-    runner_run(&r, guest, ARGS("--detach", "--name", name));
+    runner_run(&r, guest, ARGS("--detach", "--name", name, more));
     assert_int_equal(r.status, 0);
     assert_memory_equal(r.out_text, name, strlen(name));
+}
+
+static void start(const char *guest, const char *name)
+{
+    start_with(guest, name, NULL);
 }
 
 static json_int_t status_of(const char *name, const char *key)
@@ -197,6 +202,82 @@ static void what_a_panic_does_is_ones_own_choice(void **state)
     assert_true(r.status == 123 || r.status == 128 + SIGTERM);
 }
 
+/* ---- stop ---- */
+
+static void stop_tells_that_the_grace_time_ended(void **state)
+{
+    start_with("spin", "m", "--grace=0");
+    tell("stop", "m", NULL);
+    assert_int_equal(r.status, 124);
+    assert_non_null(strstr(r.err_text, "machine 'm': did not power off within its grace time"));
+    start_with("spin", "m", "--grace=3600");
+    tell("stop", "m", "--grace=0", NULL);
+    assert_int_equal(r.status, 124);
+}
+
+/* The machine ended before it heard of this one. */
+static bool was_too_late(const struct runner *stopping)
+{
+    return strstr(stopping->err_text, "no machine 'm'") || strstr(stopping->err_text, "just ended");
+}
+
+static void stop_of_a_guest_that_ends_is_a_success(void **state)
+{
+    static struct runner stopping;
+    start_with("echo", "m", "--grace=3600");
+    runner_start_command(&stopping, (const char *const[]){"stop", "m", NULL});
+    runner_start_command(&r, (const char *const[]){"console", "m", NULL});
+    runner_send(&r, ".", 1);
+    runner_finish(&r);
+    runner_finish(&stopping);
+    assert_string_equal(stopping.err_text, "");
+    assert_true(stopping.status == 0 || was_too_late(&stopping));
+}
+
+static void a_second_stop_can_be_less_patient(void **state)
+{
+    static struct runner first;
+    start_with("spin", "m", "--grace=3600");
+    runner_start_command(&first, (const char *const[]){"stop", "m", NULL});
+    tell("stop", "m", "--grace", "0", NULL);
+    assert_int_equal(r.status, 124);
+    runner_finish(&first);
+    assert_true(first.status == 124 || was_too_late(&first));
+}
+
+static void stop_of_a_machine_that_is_killed_is_no_success(void **state)
+{
+    static struct runner stopping;
+    start_with("spin", "m", "--grace=3600");
+    pid_t pid = (pid_t)status_of("m", "pid");
+    runner_start_command(&stopping, (const char *const[]){"stop", "m", NULL});
+    kill(pid, SIGKILL);
+    runner_finish(&stopping);
+    assert_int_equal(stopping.status, 125);
+}
+
+static void stop_refuses_nonsense_by_name(void **state)
+{
+    static const struct {
+        const char *arguments[3], *words;
+    } bad[] = {
+        {{NULL}, "usage: nido stop NAME"},
+        {{"a", "b"}, "'b' is not expected"},
+        {{"a", "--now"}, "'--now' is not expected"},
+        {{"a", "--grace"}, "--grace: needs a value"},
+        {{"a", "--grace", "soon"}, "--grace soon: not a number"},
+        {{"a", "--grace=-1"}, "--grace -1: not a number"},
+        {{"--force", "a", "--grace=1"}, "contradict"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        const char *const *words = bad[i].arguments;
+        tell("stop", words[0], words[1], words[2], NULL);
+        assert_int_equal(r.status, 125);
+        if (!strstr(r.err_text, bad[i].words))
+            fail_msg("'%s' does not say '%s'", r.err_text, bad[i].words);
+    }
+}
+
 /* What --result says after `guest`; the caller's to free. */
 static json_t *result_of(const char *guest, const char *more)
 {
@@ -274,6 +355,10 @@ static void the_result_file_says_how_it_ended(void **state)
         {"crash", NULL, "crashed"},         {"panic", NULL, "panicked"},
         {"spin", "--timeout=1", "timeout"},
     };
+    static const struct {
+        const char *grace, *flag, *reason;
+        int code;
+    } stops[] = {{"--grace=0", NULL, "grace", 143}, {"--grace=3600", "--force", "stopped", 137}};
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         json_t *result = result_of(cases[i].guest, cases[i].more);
         assert_string_equal(json_string_value(json_object_get(result, "reason")), cases[i].reason);
@@ -281,6 +366,19 @@ static void the_result_file_says_how_it_ended(void **state)
         assert_true(json_real_value(json_object_get(result, "cpu_s")) > 0);
         assert_true(json_is_null(json_object_get(result, "signal")));
         assert_true(json_integer_value(json_object_get(result, "peak_memory_bytes")) > 0);
+        json_decref(result);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(stops); i++) {
+        char option[96], path[80];
+        snprintf(path, sizeof(path), "%s/result", directory);
+        snprintf(option, sizeof(option), "--result=%s", path);
+        runner_run(&r, "spin", ARGS("--detach", "--name=m", option, stops[i].grace));
+        tell("stop", "m", stops[i].flag, NULL);
+        json_t *result = json_load_file(path, 0, NULL);
+        assert_string_equal(json_string_value(json_object_get(result, "reason")), stops[i].reason);
+        assert_int_equal(json_integer_value(json_object_get(result, "code")), stops[i].code);
+        assert_int_equal(json_integer_value(json_object_get(result, "signal")),
+                         stops[i].code - 128);
         json_decref(result);
     }
 }
@@ -352,6 +450,11 @@ int main(void)
         cmocka_unit_test(the_time_limit_ends_a_machine_with_status_124),
         cmocka_unit_test(a_reboot_can_restart_the_machine),
         cmocka_unit_test(what_a_panic_does_is_ones_own_choice),
+        cmocka_unit_test(stop_tells_that_the_grace_time_ended),
+        cmocka_unit_test(stop_of_a_guest_that_ends_is_a_success),
+        cmocka_unit_test(a_second_stop_can_be_less_patient),
+        cmocka_unit_test(stop_of_a_machine_that_is_killed_is_no_success),
+        cmocka_unit_test(stop_refuses_nonsense_by_name),
         cmocka_unit_test(the_result_file_says_how_it_ended),
         cmocka_unit_test(the_result_file_counts_bytes),
         cmocka_unit_test(the_result_files_peak_memory_is_nidos_own),
