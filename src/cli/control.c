@@ -16,6 +16,7 @@
 struct client {
     struct control *control;
     struct loop_source source; /* fd -1: free */
+    uint64_t number;           /* later ones have higher ones */
     size_t length;
     char line[CONTROL_LINE_BYTES];
 };
@@ -26,6 +27,7 @@ struct control {
     void *self;
     struct unix_listener listener;
     struct loop_source source;
+    uint64_t client_count; /* so far */
     struct client clients[CONTROL_CLIENTS_MAX];
 };
 
@@ -108,20 +110,27 @@ static void on_client(struct loop_source *source, uint32_t events)
 
 static struct client *free_client(struct control *control)
 {
-    for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
-        if (control->clients[i].source.fd < 0)
-            return &control->clients[i];
-    return NULL;
+    struct client *oldest = &control->clients[0];
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+        struct client *client = &control->clients[i];
+        if (client->source.fd < 0)
+            return client;
+        if (client->number < oldest->number)
+            oldest = client;
+    }
+    drop_client(oldest);
+    return oldest;
 }
 
 static void on_connection(struct loop_source *source, uint32_t events)
 {
     struct control *control = container_of(source, struct control, source);
     own_fd int fd = unix_listener_accept(&control->listener);
-    struct client *client = free_client(control);
-    if (fd < 0 || !client)
+    if (fd < 0)
         return;
+    struct client *client = free_client(control);
     client->length = 0;
+    client->number = control->client_count++;
     client->source = (struct loop_source){.fd = fd, .events = EPOLLIN, .ready = on_client};
     if (loop_add(control->loop, &client->source, NULL) < 0)
         client->source.fd = -1;
@@ -133,8 +142,12 @@ static int listen_as(struct control *control, const char *name, struct nido_erro
 {
     char path[UNIX_PATH_BYTES];
     int ret = rundir_socket_path(name, path, err);
-    if (ret == 0)
-        ret = unix_listener_init(&control->listener, path, err);
+    if (ret < 0)
+        return ret;
+    own_fd int lock_fd = rundir_lock(err);
+    if (lock_fd < 0)
+        return lock_fd;
+    ret = unix_listener_init(&control->listener, path, err);
     if (ret == -EADDRINUSE)
         return error_set(err, EADDRINUSE,
                          "--name %s: a running machine has this name; choose another, or end it "
@@ -178,7 +191,10 @@ void control_stop(struct control *control)
         if (control->clients[i].source.fd >= 0)
             drop_client(&control->clients[i]);
     loop_remove(control->loop, &control->source);
+    int lock_fd = rundir_lock(NULL);
     unix_listener_finish(&control->listener);
+    if (lock_fd >= 0)
+        close(lock_fd);
     free(control);
 }
 
@@ -187,6 +203,15 @@ void control_stop(struct control *control)
 static int no_such_machine(const char *name, struct nido_error *err)
 {
     return error_set(err, ESRCH, "no machine '%s' is running; 'nido ps' lists them", name);
+}
+
+/* One that was killed has left it. A machine that is about to start holds the lock between making its socket and
+ * listening to it. */
+static void remove_stale(const char *path)
+{
+    own_fd int lock_fd = rundir_lock(NULL), fd = unix_socket();
+    if (lock_fd >= 0 && fd >= 0 && unix_connect(fd, path) == -ECONNREFUSED)
+        unlink(path);
 }
 
 static int connect_to(const char *name, int *out, struct nido_error *err)
@@ -200,7 +225,7 @@ static int connect_to(const char *name, int *out, struct nido_error *err)
         return error_errno(err, -fd, "cannot make a socket");
     ret = unix_connect(fd, path);
     if (ret == -ECONNREFUSED)
-        unlink(path); /* left by one that was killed */
+        remove_stale(path);
     if (ret == -ECONNREFUSED || ret == -ENOENT)
         return no_such_machine(name, err);
     if (ret < 0)

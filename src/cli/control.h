@@ -9,7 +9,8 @@
  *     {"do": "nonsense"}      ->  {"ok": false, "error": "..."}
  *
  * The serving side lives on the main loop and never waits for a client: one that says nothing, or too much,
- * costs a descriptor until it leaves, and there are CONTROL_CLIENTS_MAX of those.
+ * costs a descriptor until it leaves, and there are CONTROL_CLIENTS_MAX of those. One more, and the one that has
+ * kept silent for the longest time has to leave.
  */
 
 #include "base/error.h"

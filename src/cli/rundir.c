@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/rundir.h"
 
+#include "base/own.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,7 +35,8 @@ static int make_private(const char *path, struct nido_error *err)
 {
     struct stat st;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
-        return error_errno(err, errno, "%s: cannot make the directory", path);
+        return error_errno(
+            err, errno, "%s: cannot make the directory; set XDG_RUNTIME_DIR to one of yours", path);
     if (lstat(path, &st) < 0)
         return error_errno(err, errno, "%s: cannot look at it", path);
     if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
@@ -68,6 +73,21 @@ int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido
                          "shorter name",
                          directory, name);
     return 0;
+}
+
+int rundir_lock(struct nido_error *err)
+{
+    char directory[PATH_MAX];
+    int ret = rundir_path(directory, sizeof(directory), err);
+    if (ret < 0)
+        return ret;
+    own_fd int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "%s: cannot open it", directory);
+    do
+        ret = flock(fd, LOCK_EX);
+    while (ret < 0 && errno == EINTR);
+    return ret < 0 ? error_errno(err, errno, "%s: cannot lock it", directory) : own_take_fd(&fd);
 }
 
 static int is_socket_name(const struct dirent *entry)

@@ -19,6 +19,9 @@ int rundir_check_name(const char *name, struct nido_error *err);
 int rundir_path(char *path, size_t path_bytes, struct nido_error *err);
 int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err);
 
+/* Nobody else who holds this makes a socket there or takes one away. A descriptor: closing it lets go. */
+int rundir_lock(struct nido_error *err);
+
 /* Calls `visit` with each name that has a socket, in order, until it returns false. */
 int rundir_each(bool (*visit)(const char *name, void *self), void *self, struct nido_error *err);
 
