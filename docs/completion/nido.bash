@@ -2,10 +2,10 @@
 # shellcheck shell=bash
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
-_nido_commands=(run ps status stats console pause resume stop doctor version help)
-_nido_run_flags=(--kernel --initrd --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port
-    --balloon --vsock --kernel-cache --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace
-    --result --timeline --trace --dump-dtb --on-panic
+_nido_commands=(run ps status stats console pause resume stop doctor version help) _nido_run_flags=(--kernel --initrd
+    --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port --balloon --vsock --kernel-cache
+    --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace
+    --dump-dtb --on-panic balloon
     --pidfile --log --help)
 _nido_overlay_words=(keep= id= format=raw format=qcow2 cache=writeback cache=unsafe queues=)
 _nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writeback cache=unsafe direct queues=)
@@ -167,7 +167,7 @@ _nido() {
         run) _nido_run ;;
         ps) _nido_offer '' "$cur" --json ;;
         help) _nido_help "$cur" ;;
-        status | stats) _nido_machine "$cur" --json ;;
+        status | stats | balloon) _nido_machine "$cur" --json ;;
         console | pause | resume) _nido_machine "$cur" ;;
         stop) _nido_machine "$cur" --force --grace ;;
         esac

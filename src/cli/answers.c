@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/answers.h"
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "cli/run_flags.h"
 #include "cli/traffic.h"
@@ -14,6 +15,7 @@
 
 static json_t *status_json(const struct answers *answers)
 {
+    struct nido_balloon_stats stats;
     struct nido_status status;
     nido_machine_status(answers->machine, &status);
     json_t *json =
@@ -22,16 +24,80 @@ static json_t *status_json(const struct answers *answers)
                   (int)status.cpus, "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
                   (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
     traffic_add_json(json, &status.traffic);
+    if (nido_machine_balloon_stats(answers->machine, &stats, NULL) == 0)
+        json_object_set_new(json, "balloon_bytes", json_integer((json_int_t)stats.actual_bytes));
     return json;
+}
+
+struct named_number {
+    const char *name;
+    uint64_t value;
+};
+
+static void add_numbers(json_t *json, const char *prefix, const struct named_number *numbers,
+                        size_t count)
+{
+    char name[64];
+    for (size_t i = 0; i < count; i++) {
+        snprintf(name, sizeof(name), "%s%s", prefix, numbers[i].name);
+        json_object_set_new(json, name, json_integer((json_int_t)numbers[i].value));
+    }
+}
+
+/* What the guest says of its memory is there once it has said it. */
+static void add_balloon(json_t *json, const char *prefix, const struct nido_balloon_stats *stats)
+{
+    const struct named_number ours[] = {
+        {"target_bytes", stats->target_bytes},
+        {"actual_bytes", stats->actual_bytes},
+        {"inflated_bytes", stats->inflated_bytes},
+        {"reported_bytes", stats->reported_bytes},
+    };
+    const struct named_number guests[] = {
+        {"guest_total_bytes", stats->total_bytes},
+        {"guest_free_bytes", stats->free_bytes},
+        {"guest_available_bytes", stats->available_bytes},
+        {"guest_cache_bytes", stats->cache_bytes},
+        {"guest_swap_in_bytes", stats->swap_in_bytes},
+        {"guest_swap_out_bytes", stats->swap_out_bytes},
+        {"guest_major_faults", stats->major_faults},
+        {"guest_minor_faults", stats->minor_faults},
+        {"guest_said_ms_ago", stats->age_ns / 1000000},
+    };
+    add_numbers(json, prefix, ours, ARRAY_SIZE(ours));
+    if (stats->known)
+        add_numbers(json, prefix, guests, ARRAY_SIZE(guests));
+}
+
+/* With "target_bytes", sets the target first. */
+static int balloon(const struct answers *answers, const json_t *request, json_t **reply,
+                   struct nido_error *err)
+{
+    const json_t *target = json_object_get(request, "target_bytes");
+    json_int_t bytes = json_integer_value(target);
+    struct nido_balloon_stats stats;
+    if (target && (!json_is_integer(target) || bytes < 0))
+        return error_set(err, EINVAL, "target_bytes is a number, from 0");
+    int ret = target ? nido_machine_set_balloon(answers->machine, (uint64_t)bytes, err) : 0;
+    if (ret == 0)
+        ret = nido_machine_balloon_stats(answers->machine, &stats, err);
+    if (ret < 0)
+        return ret;
+    *reply = json_object();
+    add_balloon(*reply, "", &stats);
+    return 0;
 }
 
 static json_t *counters_json(const struct answers *answers)
 {
     struct nido_counter counters[NIDO_COUNTERS_MAX];
+    struct nido_balloon_stats balloon_stats;
     unsigned count = nido_machine_counters(answers->machine, counters, NIDO_COUNTERS_MAX);
     json_t *json = json_object();
     for (unsigned i = 0; i < count; i++)
         json_object_set_new(json, counters[i].name, json_integer((json_int_t)counters[i].value));
+    if (nido_machine_balloon_stats(answers->machine, &balloon_stats, NULL) == 0)
+        add_balloon(json, "balloon.", &balloon_stats);
     return json;
 }
 
@@ -94,6 +160,8 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
         *reply = status_json(answers);
     } else if (strcmp(what, "stats") == 0) {
         *reply = counters_json(answers);
+    } else if (strcmp(what, "balloon") == 0) {
+        return balloon(answers, request, reply, err);
     } else if (strcmp(what, "stop") == 0) {
         return stop(answers, request, fd, err);
     } else if (strcmp(what, "kill") == 0) {

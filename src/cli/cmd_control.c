@@ -152,6 +152,46 @@ int cmd_resume(int argc, char **argv)
     return ask(argc, argv, "resume", false);
 }
 
+/* Of the guest's memory, given in a flag's words: how much it is to give up. */
+static int balloon_request(const char *size, json_t **request, struct nido_error *err)
+{
+    uint64_t bytes = 0;
+    int ret = size ? config_parse_size(size, &bytes, err) : 0;
+    if (ret < 0)
+        return error_prefix(err, "balloon %s", size);
+    *request = json_pack("{s:s}", "do", "balloon");
+    if (size)
+        json_object_set_new(*request, "target_bytes", json_integer((json_int_t)bytes));
+    return 0;
+}
+
+int cmd_balloon(int argc, char **argv)
+{
+    const char *words[2] = {NULL, NULL};
+    bool as_json = false, fine = true;
+    struct nido_error err;
+    json_t *request = NULL, *reply;
+    int count = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0)
+            as_json = true;
+        else if (argv[i][0] != '-' && count < 2)
+            words[count++] = argv[i];
+        else
+            fine = false;
+    }
+    if (!count || !fine) {
+        log_error("usage: nido balloon NAME [SIZE] [--json]");
+        return EXIT_NIDO_FAILED;
+    }
+    if (balloon_request(words[1], &request, &err) < 0 ||
+        control_send(words[0], request, &reply, NULL, &err) < 0)
+        return fail(&err);
+    print_reply(reply, as_json);
+    json_decref(reply);
+    return 0;
+}
+
 /* ---- stop ---- */
 
 struct stop_wish {

@@ -17,19 +17,21 @@ int cmd_version(int argc, char **argv)
 
 static void help_nido(FILE *to)
 {
-    fputs("nido runs a virtual machine in one small process.\n"
-          "\n"
-          "  nido run --kernel FILE [FLAG...]   boot a machine; its console is this terminal\n"
-          "  nido ps [--json]                   the machines that run\n"
-          "  nido status|stats NAME [--json]    one of them: how it is, what it has done\n"
-          "  nido pause|resume NAME             holds it, lets it go on\n"
-          "  nido console NAME                  its console, where it was started with --detach\n"
-          "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
-          "  nido doctor                        what this host can do, and what is missing\n"
-          "  nido version | help [COMMAND]\n"
-          "\n"
-          "'nido help run' lists the flags. Manual: nido(1), nido-run(1), nido-config(5).\n",
-          to);
+    fputs(
+        "nido runs a virtual machine in one small process.\n"
+        "\n"
+        "  nido run --kernel FILE [FLAG...]   boot a machine; its console is this terminal\n"
+        "  nido ps [--json]                   the machines that run\n"
+        "  nido status|stats NAME [--json]    one of them: how it is, what it has done\n"
+        "  nido pause|resume NAME             holds it, lets it go on\n"
+        "  nido balloon NAME [SIZE]           what its balloon holds; how much it shall give back\n"
+        "  nido console NAME                  its console, where it was started with --detach\n"
+        "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
+        "  nido doctor                        what this host can do, and what is missing\n"
+        "  nido version | help [COMMAND]\n"
+        "\n"
+        "'nido help run' lists the flags. Manual: nido(1), nido-run(1), nido-config(5).\n",
+        to);
 }
 
 /* On a screen, "FILE[,ro][,id=S]" is "FILE[,...]". */

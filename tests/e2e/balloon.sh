@@ -78,6 +78,40 @@ test_inflating_gives_memory_back_to_the_host() {
     leave
 }
 
+# balloon_is FIELD BYTES: waits until it is.
+balloon_is() {
+    until [[ $(nido balloon m --json | jq -r "$1") == "$2" ]]; do
+        kill -0 "$guest_pid" || fail 'the guest ended'
+        sleep 0.2
+    done
+}
+
+test_the_target_can_be_changed_while_it_runs() {
+    mkfifo keyboard
+    exec 7<>keyboard
+    start_guest --mem 768M --name m --balloon no-reporting -- 'free() { sed -n "s/^MemFree: *\([0-9]*\).*/\1/p" /proc/meminfo; }
+        mount -t tmpfs -o size=600M tmpfs /tmp; dd if=/dev/zero of=/tmp/big bs=1M count=512 2>/dev/null; rm /tmp/big
+        echo 3 >/proc/sys/vm/drop_caches; echo "full=$(free)"; read word; echo "less=$(free)"; read word; echo "back=$(free)"' <keyboard
+    wait_for full=
+    full=$(resident)
+    nido balloon m 512M >said
+    grep -qx 'target_bytes *536870912' said || fail "the answer is: $(cat said)"
+    balloon_is .actual_bytes 536870912
+    falls_below $((full - 512 * 1024 * 9 / 10))
+    # What the guest says of itself comes on request.
+    until (($(nido stats m --json | jq -r '."balloon.guest_free_bytes" // 0') > 0)); do sleep 0.2; done
+    same "$(nido status m --json | jq -r .balloon_bytes)" 536870912 'the balloon in the status'
+    echo >&7
+    wait_for less=
+    nido balloon m 0 >said
+    balloon_is .actual_bytes 0
+    echo >&7
+    finish_guest
+    expect_status 0
+    (($(value_of full) - $(value_of less) > 480 * 1024)) || fail "the guest kept its memory: $(value_of full) KiB, then $(value_of less) KiB"
+    (($(value_of back) - $(value_of less) > 480 * 1024)) || fail "the guest did not get it back: $(value_of less) KiB, then $(value_of back) KiB"
+}
+
 test_a_machine_with_reserved_pages_has_no_balloon() {
     refused --kernel "$kernel" --hugepages --balloon on
     expect_err '--balloon: .*leave out --hugepages'

@@ -300,6 +300,38 @@ static void a_runtime_directory_of_another_kind_is_refused(void **state)
     setenv("XDG_RUNTIME_DIR", directory, 1);
 }
 
+static void the_balloons_target_can_be_set(void **state)
+{
+    start_with("spin", "m", "--balloon=target=4M");
+    tell("balloon", "m", NULL);
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out_text, "4194304"));
+    tell("balloon", "m", "8M", "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *balloon = json_loads(r.out_text, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(balloon, "target_bytes")), 8 << 20);
+    assert_int_equal(json_integer_value(json_object_get(balloon, "actual_bytes")), 0);
+    json_decref(balloon);
+    tell("stats", "m", NULL);
+    assert_non_null(strstr(r.out_text, "balloon.target_bytes     8388608"));
+    tell("status", "m", NULL);
+    assert_non_null(strstr(r.out_text, "balloon_bytes            0"));
+    tell("balloon", "m", "32M", NULL); /* all there is */
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "all that the machine has"));
+    tell("balloon", "m", "much", NULL);
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "balloon much: "));
+    tell("balloon", "m", "1M", "2M", NULL);
+    assert_int_equal(r.status, 125);
+    tell("stop", "m", "--force", NULL);
+    start("spin", "m");
+    tell("balloon", "m", NULL);
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "no balloon"));
+    tell("stop", "m", "--force", NULL);
+}
+
 /* ---- stop ---- */
 
 static void stop_tells_that_the_grace_time_ended(void **state)
@@ -552,6 +584,7 @@ int main(void)
         cmocka_unit_test(nonsense_on_the_control_socket_is_answered_or_cut_off),
         cmocka_unit_test(a_look_at_the_list_takes_no_machines_socket_away),
         cmocka_unit_test(a_runtime_directory_of_another_kind_is_refused),
+        cmocka_unit_test(the_balloons_target_can_be_set),
         cmocka_unit_test(stop_tells_that_the_grace_time_ended),
         cmocka_unit_test(stop_of_a_guest_that_ends_is_a_success),
         cmocka_unit_test(a_second_stop_can_be_less_patient),

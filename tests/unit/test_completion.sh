@@ -104,6 +104,7 @@ for file in nido.bash _nido; do
     check "each_command_is_offered_by_$file" each_command_is_offered $file
 done
 check bash_offers_commands offers 'nido st' status stats stop
+check bash_offers_the_balloon offers 'nido ba' balloon
 check bash_offers_flags offers 'nido run --ker' --kernel --kernel-cache
 check bash_offers_flags_after_a_switch offers 'nido run --hugepages --cp' --cpus
 check bash_offers_files offers 'nido run --kernel vm' vmlinuz
