@@ -44,24 +44,28 @@ static bool is_given(const struct config *config, const struct config_key *key, 
     return false;
 }
 
-static int add_entry(struct config *config, const struct config_key *key, const char *text,
-                     struct config_entry **out, struct nido_error *err)
+/* NULL: there is no room for more values, as *err tells. */
+static struct config_entry *add_entry(struct config *config, const struct config_key *key,
+                                      const char *text, struct nido_error *err)
 {
-    if (config->entry_count == CONFIG_ENTRIES_MAX)
-        return error_set(err, E2BIG, "more than %u values", CONFIG_ENTRIES_MAX);
     struct config_entry entry = {.key = key};
+    if (config->entry_count == CONFIG_ENTRIES_MAX) {
+        error_set(err, E2BIG, "more than %u values", CONFIG_ENTRIES_MAX);
+        return NULL;
+    }
     if (text) {
         entry.text = strdup(text);
         entry.words = strdup(text);
         if (!entry.text || !entry.words) {
             free(entry.text);
             free(entry.words);
-            return error_set(err, ENOMEM, "out of memory");
+            error_set(err, ENOMEM, "out of memory");
+            return NULL;
         }
     }
-    *out = &config->entries[config->entry_count++];
-    **out = entry;
-    return 0;
+    struct config_entry *added = &config->entries[config->entry_count++];
+    *added = entry;
+    return added;
 }
 
 static int apply(struct config *config, struct config_entry *entry, struct nido_error *err)
@@ -79,7 +83,6 @@ static int apply(struct config *config, struct config_entry *entry, struct nido_
 int config_set(struct config *config, const struct config_key *key, const char *value,
                struct nido_error *err)
 {
-    struct config_entry *entry;
     if (!key->value && value)
         return error_set(err, EINVAL, "--%s: it takes no value", key->name);
     if (key->value && (!value || !*value))
@@ -87,20 +90,20 @@ int config_set(struct config *config, const struct config_key *key, const char *
                          key->value);
     if (!key->repeatable && is_given(config, key, false))
         return error_set(err, EINVAL, "--%s: given twice; give it once", key->name);
-    int ret = add_entry(config, key, value, &entry, err);
-    return ret < 0 ? error_prefix(err, "--%s", key->name) : apply(config, entry, err);
+    struct config_entry *entry = add_entry(config, key, value, err);
+    return entry ? apply(config, entry, err) : error_prefix(err, "--%s", key->name);
 }
 
 int config_set_from_file(struct config *config, const struct config_key *key, const char *value,
                          struct nido_error *err)
 {
-    struct config_entry *entry;
     if (key->value && !*value)
         return error_set(err, EINVAL, "needs a value");
-    int ret = add_entry(config, key, value, &entry, err);
-    if (ret == 0)
-        entry->from_file = true;
-    return ret;
+    struct config_entry *entry = add_entry(config, key, value, err);
+    if (!entry)
+        return -ENOMEM;
+    entry->from_file = true;
+    return 0;
 }
 
 static int apply_file(struct config *config, struct nido_error *err)
@@ -140,12 +143,10 @@ static int apply_defaults(struct config *config, struct nido_error *err)
         bool on_hvc = config->machine.console_virtio && key->initial_on_hvc;
         const char *initial = on_hvc ? key->initial_on_hvc : key->initial;
         const char *text = initial ? expand(initial, path) : NULL;
-        struct config_entry *entry;
         if (!text || is_given(config, key, false) || is_given(config, key, true))
             continue;
-        ret = add_entry(config, key, text, &entry, err);
-        if (ret == 0)
-            ret = apply(config, entry, err);
+        struct config_entry *entry = add_entry(config, key, text, err);
+        ret = entry ? apply(config, entry, err) : -ENOMEM;
     }
     return ret;
 }

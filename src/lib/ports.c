@@ -89,7 +89,7 @@ static void name_links(struct ports *ports, const struct nido_config *config)
         link->ports = ports;
         link->index = i + 1;
         snprintf(link->name, sizeof(link->name), "%s", config->ports[i].name);
-        snprintf(link->title, sizeof(link->title), "port %s", link->name);
+        snprintf(link->title, sizeof(link->title), "port %s", config->ports[i].name);
     }
 }
 
