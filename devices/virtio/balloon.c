@@ -174,30 +174,21 @@ static bool report_piece(struct balloon *balloon, struct work *work)
     return true;
 }
 
-/* One turn of a queue whose chains are served in pieces. */
-static void serve_pieces(struct balloon *balloon, unsigned queue, struct work *work,
-                         bool (*serve)(struct balloon *balloon, struct work *work))
+/* As virtio_serve() wants it. */
+static int serve_piece(struct virtio_device *device, unsigned queue)
 {
-    struct virtq *ring = &balloon->virtio.queues[queue].ring;
-    unsigned pieces = 0;
-    do {
-        int got = 0;
-        virtq_quiet(ring);
-        while (pieces < TURN_PIECES && (got = open_work(ring, work)) == 1) {
-            pieces++;
-            if (serve(balloon, work))
-                continue;
-            virtq_push(ring, work->chain.head, 0);
-            work->open = false;
-        }
-        if (got < 0)
-            virtio_broken(&balloon->virtio, "a queue of pages is nonsense");
-        virtio_flush(&balloon->virtio, queue);
-        if (pieces == TURN_PIECES) {
-            virtio_notify(&balloon->virtio, queue); /* come again */
-            return;
-        }
-    } while (virtq_listen(ring));
+    struct balloon *balloon = from_device(device);
+    struct virtq *ring = &device->queues[queue].ring;
+    bool inflates = queue == INFLATE;
+    struct work *work = inflates ? &balloon->inflating : &balloon->reporting[queue - REPORT_PACKED];
+    int got = open_work(ring, work);
+    if (got != 1)
+        return got;
+    if (!(inflates ? inflate_piece(balloon, work) : report_piece(balloon, work))) {
+        virtq_push(ring, work->chain.head, 0);
+        work->open = false;
+    }
+    return 1;
 }
 
 /* ---- deflating, and statistics ---- */
@@ -257,53 +248,28 @@ static void hold_stats(struct balloon *balloon, const struct virtq_chain *chain)
     balloon->stats_head = chain->head;
 }
 
-static void answer_deflate(struct balloon *balloon, const struct virtq_chain *chain)
+static int serve_chain(struct virtio_device *device, unsigned queue)
 {
-    virtq_push(&balloon->virtio.queues[DEFLATE].ring, chain->head, 0);
-}
-
-static void serve_chains(struct balloon *balloon, unsigned queue,
-                         void (*serve)(struct balloon *balloon, const struct virtq_chain *chain))
-{
-    struct virtq *ring = &balloon->virtio.queues[queue].ring;
-    unsigned chains = 0;
-    do {
-        struct virtq_chain chain;
-        int got = 0;
-        virtq_quiet(ring);
-        while (chains < TURN_CHAINS && (got = virtq_pop(ring, &chain)) == 1) {
-            chains++;
-            serve(balloon, &chain);
-        }
-        if (got < 0)
-            virtio_broken(&balloon->virtio, "a queue is nonsense");
-        virtio_flush(&balloon->virtio, queue);
-        if (chains == TURN_CHAINS) {
-            virtio_notify(&balloon->virtio, queue);
-            return;
-        }
-    } while (virtq_listen(ring));
+    struct virtq *ring = &device->queues[queue].ring;
+    struct virtq_chain chain;
+    int got = virtq_pop(ring, &chain);
+    if (got != 1)
+        return got;
+    if (queue == STATS)
+        hold_stats(from_device(device), &chain);
+    else
+        virtq_push(ring, chain.head, 0);
+    return 1;
 }
 
 /* ---- the loop's side ---- */
 
 static void balloon_kick(struct virtio_device *device, unsigned queue)
 {
-    struct balloon *balloon = from_device(device);
-    switch (queue) {
-    case INFLATE:
-        serve_pieces(balloon, queue, &balloon->inflating, inflate_piece);
-        break;
-    case DEFLATE:
-        serve_chains(balloon, queue, answer_deflate);
-        break;
-    case STATS:
-        serve_chains(balloon, queue, hold_stats);
-        break;
-    default:
-        serve_pieces(balloon, queue, &balloon->reporting[queue - REPORT_PACKED], report_piece);
-        break;
-    }
+    if (queue == DEFLATE || queue == STATS)
+        virtio_serve(device, queue, TURN_CHAINS, serve_chain);
+    else
+        virtio_serve(device, queue, TURN_PIECES, serve_piece);
 }
 
 /* The next driver starts with all of the machine's memory. */

@@ -152,26 +152,16 @@ static void take_message(struct console *console, const struct virtq_chain *chai
         console_port_set_open(&console->ports[id], value != 0);
 }
 
-static void take_messages(struct console *console)
+static int serve_message(struct virtio_device *device, unsigned queue)
 {
-    struct virtq *ring = &console->virtio.queues[CONTROL_FROM_DRIVER].ring;
-    unsigned chains = 0;
-    do {
-        struct virtq_chain chain;
-        int got = 0;
-        virtq_quiet(ring);
-        while (chains < TURN_CHAINS && (got = virtq_pop(ring, &chain)) == 1) {
-            chains++;
-            take_message(console, &chain);
-            virtq_push(ring, chain.head, 0);
-        }
-        if (got < 0)
-            virtio_broken(&console->virtio, "the queue of control messages is nonsense");
-        virtio_flush(&console->virtio, CONTROL_FROM_DRIVER);
-    } while (chains < TURN_CHAINS && virtq_listen(ring));
-    if (chains == TURN_CHAINS)
-        virtio_notify(&console->virtio, CONTROL_FROM_DRIVER); /* come again */
-    send_messages(console);
+    struct virtq *ring = &device->queues[queue].ring;
+    struct virtq_chain chain;
+    int got = virtq_pop(ring, &chain);
+    if (got != 1)
+        return got;
+    take_message(from_device(device), &chain);
+    virtq_push(ring, chain.head, 0);
+    return 1;
 }
 
 /* ---- the device ---- */
@@ -203,7 +193,8 @@ static void console_kick(struct virtio_device *device, unsigned queue)
         send_messages(console);
     } else if (queue == CONTROL_FROM_DRIVER) {
         if (virtio_has(device, VIRTIO_CONSOLE_F_MULTIPORT))
-            take_messages(console);
+            virtio_serve(device, queue, TURN_CHAINS, serve_message);
+        send_messages(console);
     } else {
         struct console_port *port = &console->ports[queue < 2 ? 0 : (queue - 2) / 2];
         console_port_kick(port, queue % 2 ? PORT_TRANSMIT : PORT_RECEIVE);

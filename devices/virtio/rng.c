@@ -51,9 +51,9 @@ static uint32_t fill_chain(const struct virtq_chain *chain)
     return (uint32_t)done;
 }
 
-/* 1: served a chain; otherwise as virtq_pop(). */
-static int serve_one(struct virtq *ring)
+static int serve(struct virtio_device *device, unsigned queue)
 {
+    struct virtq *ring = &device->queues[queue].ring;
     struct virtq_chain chain;
     int got = virtq_pop(ring, &chain);
     if (got == 1)
@@ -63,21 +63,7 @@ static int serve_one(struct virtq *ring)
 
 static void rng_kick(struct virtio_device *device, unsigned queue)
 {
-    struct virtq *ring = &device->queues[queue].ring;
-    unsigned served = 0;
-    do {
-        int got = 1;
-        virtq_quiet(ring);
-        while (served < TURN_CHAINS && (got = serve_one(ring)) == 1)
-            served++;
-        if (got < 0)
-            virtio_broken(device, "the request queue is nonsense");
-        virtio_flush(device, queue);
-        if (served == TURN_CHAINS) {
-            virtio_notify(device, queue); /* come again */
-            return;
-        }
-    } while (virtq_listen(ring));
+    virtio_serve(device, queue, TURN_CHAINS, serve);
 }
 
 static void rng_destroy(struct virtio_device *device)

@@ -198,6 +198,26 @@ void virtio_idle(struct virtio_device *device)
     lock_release(&device->lock);
 }
 
+void virtio_serve(struct virtio_device *device, unsigned queue, unsigned limit,
+                  int (*serve)(struct virtio_device *device, unsigned queue))
+{
+    struct virtq *ring = &device->queues[queue].ring;
+    unsigned served = 0;
+    do {
+        int got = 1;
+        virtq_quiet(ring);
+        while (served < limit && (got = serve(device, queue)) == 1)
+            served++;
+        if (got < 0)
+            virtio_broken(device, "a queue is nonsense");
+        virtio_flush(device, queue);
+        if (served == limit) {
+            virtio_notify(device, queue); /* come again */
+            return;
+        }
+    } while (virtq_listen(ring));
+}
+
 /* ---- vCPU threads: the transport's side ---- */
 
 uint8_t virtio_status(const struct virtio_device *device)

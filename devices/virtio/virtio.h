@@ -120,6 +120,11 @@ static inline bool virtio_has(const struct virtio_device *device, unsigned featu
 {
     return (device->features >> feature_bit) & 1;
 }
+/* A kick's usual work: calls `serve` until it returns 0 (the queue is empty) or a negative errno (it is nonsense,
+ * and the device needs a reset), at most `limit` times; then other devices have a turn. 1: there may be more. What
+ * `serve` has pushed is published. */
+void virtio_serve(struct virtio_device *device, unsigned queue, unsigned limit,
+                  int (*serve)(struct virtio_device *device, unsigned queue));
 /* Publishes the queue's pushed chains and interrupts the driver when it wants that. */
 void virtio_flush(struct virtio_device *device, unsigned queue);
 /* The guest broke the rules: sets DEVICE_NEEDS_RESET, tells the driver, logs one limited line, and
