@@ -24,7 +24,8 @@ struct console_hub {
 /* What each side is watched for follows from what waits for it. */
 static void update_events(struct console_hub *hub)
 {
-    loop_modify(hub->loop, &hub->guest, EPOLLIN | (hub->key_count ? EPOLLOUT : 0));
+    if (hub->guest.events)
+        loop_modify(hub->loop, &hub->guest, EPOLLIN | (hub->key_count ? EPOLLOUT : 0));
     if (hub->viewer.fd < 0)
         return;
     uint32_t events = hub->key_count < KEYS_BYTES ? EPOLLIN : 0;
@@ -63,8 +64,10 @@ static void take_output(struct console_hub *hub)
 {
     size_t at = hub->written % CONSOLE_HUB_BYTES;
     ssize_t n = recv(hub->guest.fd, hub->ring + at, CONSOLE_HUB_BYTES - at, MSG_DONTWAIT);
-    if (n == 0)
-        loop_modify(hub->loop, &hub->guest, 0); /* the machine is gone, or about to start again */
+    if (n == 0) { /* nobody has the other end any more */
+        loop_remove(hub->loop, &hub->guest);
+        hub->guest.events = 0;
+    }
     if (n > 0)
         hub->written += (uint64_t)n;
 }
@@ -86,8 +89,7 @@ static void on_guest(struct loop_source *source, uint32_t events)
     if (events & (EPOLLIN | EPOLLHUP))
         take_output(hub);
     show(hub);
-    if (hub->guest.events)
-        update_events(hub);
+    update_events(hub);
 }
 
 static void on_viewer(struct loop_source *source, uint32_t events)

@@ -19,7 +19,9 @@ struct loop;
 /* A file descriptor and who cares. Owned by the caller; lives until after loop_remove(). */
 struct loop_source {
     int fd;
-    uint32_t events; /* EPOLLIN, EPOLLOUT, ...; 0 keeps it registered but silent */
+    /* EPOLLIN, EPOLLOUT, ...; 0: what epoll tells unasked, which is EPOLLERR and EPOLLHUP. It tells those again and
+     * again: a source that has nothing to do about them is removed. */
+    uint32_t events;
     void (*ready)(struct loop_source *source, uint32_t events);
     bool always_ready; /* the loop's: a regular file, which epoll refuses and which never blocks */
     struct loop_source *next_always_ready;

@@ -120,6 +120,35 @@ static void loop_tells_when_a_descriptor_is_ready(void **state)
     close(ends[0]);
 }
 
+struct hangup {
+    struct loop_source source;
+    struct loop *loop;
+    uint32_t events;
+};
+
+static void note_and_leave(struct loop_source *source, uint32_t events)
+{
+    struct hangup *hangup = container_of(source, struct hangup, source);
+    hangup->events |= events;
+    loop_remove(hangup->loop, source);
+    loop_quit(hangup->loop);
+}
+
+static void loop_tells_of_a_hangup_unasked(void **state)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    struct hangup hangup = {.source = {.fd = ends[0], .events = EPOLLIN, .ready = note_and_leave},
+                            .loop = *state};
+    assert_int_equal(loop_add(*state, &hangup.source, NULL), 0);
+    loop_modify(*state, &hangup.source, 0);
+    assert_int_equal(write(ends[1], "x", 1), 1); /* this is not told */
+    close(ends[1]);
+    loop_run(*state);
+    assert_int_equal(hangup.events, EPOLLHUP);
+    close(ends[0]);
+}
+
 static void loop_reads_regular_files_which_epoll_refuses(void **state)
 {
     char path[] = "/tmp/nido-loop-XXXXXX";
@@ -177,6 +206,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(loop_runs_what_was_posted_before_a_stop, set_up, tear_down),
         cmocka_unit_test_setup_teardown(loop_loses_no_post_of_many_threads, set_up, tear_down),
         cmocka_unit_test_setup_teardown(loop_tells_when_a_descriptor_is_ready, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(loop_tells_of_a_hangup_unasked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(loop_reads_regular_files_which_epoll_refuses, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(loop_stop_breaks_a_handler_out_of_a_blocking_call, set_up,
