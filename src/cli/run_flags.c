@@ -191,6 +191,20 @@ static int parse_flag(struct config *config, char **argv, int *i, struct nido_er
     return config_set(config, key, value, err);
 }
 
+/* Standard input and output of a machine that is left to itself lead nowhere. */
+static int check_detached(const struct run_flags *flags, struct nido_error *err)
+{
+    const struct nido_config *machine = &flags->config.machine;
+    if (flags->timeline)
+        return error_set(err, EINVAL,
+                         "--detach: nobody would see --timeline; say --trace FILE instead");
+    for (unsigned i = 0; i < machine->port_count; i++)
+        if (machine->ports[i].kind == NIDO_PORT_STDIO)
+            return error_set(err, EINVAL, "--detach: there is no stdio for --port %s",
+                             machine->ports[i].name);
+    return 0;
+}
+
 static int parse(struct run_flags *flags, int argc, char **argv, struct nido_error *err)
 {
     for (int i = 1; i < argc; i++) {
@@ -206,7 +220,8 @@ static int parse(struct run_flags *flags, int argc, char **argv, struct nido_err
         if (ret < 0)
             return ret;
     }
-    return config_finalise(&flags->config, err);
+    int ret = config_finalise(&flags->config, err);
+    return ret == 0 && flags->detach ? check_detached(flags, err) : ret;
 }
 
 int run_flags_parse(struct run_flags *flags, int argc, char **argv, struct nido_error *err)
