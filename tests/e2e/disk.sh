@@ -72,6 +72,23 @@ test_disks_keep_their_order() {
     same "$(grep -x '[0-9]*' out | tr '\n' ' ')" '1 2 3 4 5 6 7 8 ' 'sizes in order'
 }
 
+test_a_disk_is_found_by_its_id_wherever_it_stands() {
+    local find='for d in /sys/block/vd*; do [ "$(cat $d/serial)" = data ] && echo "data is ${d##*/}: $(head -n 1 /dev/${d##*/})"; done'
+    truncate -s 1M root.img more.img data.img
+    echo found | dd of=data.img conv=notrunc status=none
+    guest --disk root.img,id=root --disk data.img,id=data -- "$find"
+    expect_status 0
+    expect_out 'data is vdb: found'
+    guest --disk more.img,id=more --disk root.img,id=root,ro --disk data.img,id=data,ro -- "$find"
+    expect_status 0
+    expect_out 'data is vdc: found'
+    guest --disk data.img,id=data,overlay --disk root.img,id=root -- "$find"
+    expect_status 0
+    expect_out 'data is vda: found'
+    refused --kernel "$kernel" --disk data.img,id=data --disk root.img,id=data
+    expect_err 'id=data is taken by data.img'
+}
+
 test_disk_has_the_queues_asked_for() {
     truncate -s 8M disk.img
     guest --cpus 2 --disk disk.img,queues=2 -- 'ls /sys/block/vda/mq | wc -l'
