@@ -95,6 +95,28 @@ struct nido_vsock {
 #define NIDO_VSOCK_CID_MIN 3u
 #define NIDO_VSOCK_CID_MAX 4294967294u
 
+/* How long the guest may believe what it has seen of a share, while the host changes it too. */
+enum nido_share_cache {
+    NIDO_SHARE_CACHE_AUTO,   /* a second; and what a file holds, until it is opened again */
+    NIDO_SHARE_CACHE_ALWAYS, /* for good: nobody but this guest changes anything */
+    NIDO_SHARE_CACHE_NONE,   /* not at all */
+};
+
+#define NIDO_SHARES_MAX      8u
+#define NIDO_SHARE_TAG_BYTES 36u
+
+/* A directory of the host, or a file, in the guest: mount -t virtiofs TAG GUEST_PATH. How many files
+ * of all shares a guest may know at once is bounded by the process's RLIMIT_NOFILE. */
+struct nido_share {
+    const char *path; /* a directory; or a regular file, which is alone in its directory then */
+    const char *guest_path; /* where the guest mounts it, from / on */
+    const char
+        *tag; /* up to NIDO_SHARE_TAG_BYTES; NULL: share0, share1, ... by the index. "root" is
+                      * kept for a root directory */
+    bool read_only;
+    enum nido_share_cache cache;
+};
+
 /* When the guest's kernel panics, and its pvpanic driver is loaded. */
 enum nido_on_panic {
     NIDO_ON_PANIC_EXIT,     /* the machine ends: NIDO_PANICKED */
@@ -113,6 +135,8 @@ struct nido_config {
     unsigned disk_count;
     struct nido_net nets[NIDO_NETS_MAX];
     unsigned net_count;
+    struct nido_share shares[NIDO_SHARES_MAX];
+    unsigned share_count;
     struct nido_balloon balloon;
     struct nido_vsock vsock;
     enum nido_on_panic on_panic;

@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -283,10 +284,22 @@ static int write_pidfile(const struct run *run, struct nido_error *err)
     return 0;
 }
 
+/* A share keeps a descriptor for each file that the guest knows; the usual limit of 1024 is there for
+ * programs that use select(). Where it cannot be raised, the guest is told when it is reached. */
+static void allow_many_files(const struct nido_config *machine)
+{
+    struct rlimit limit;
+    if (!machine->share_count || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static int set_up(struct run *run, struct nido_error *err)
 {
     if (!run->flags.name[0])
         snprintf(run->flags.name, sizeof(run->flags.name), "nido-%ld", (long)getpid());
+    allow_many_files(&run->flags.config.machine);
     int ret = loop_create(&run->loop, "main", err);
     if (ret == 0 && run->flags.result)
         ret = result_check(run->flags.result, err);

@@ -3,6 +3,7 @@
 #include "config/config.h"
 
 #include "base/checked.h"
+#include "config/share.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -205,6 +206,8 @@ int config_check(const struct config *config, struct nido_error *err)
         ret = check_ports(machine, err);
     if (ret == 0)
         ret = check_balloon(machine, err);
+    if (ret == 0)
+        ret = config_check_shares(machine, err);
     return ret < 0 ? ret : check_disks(machine, err);
 }
 

@@ -2,6 +2,7 @@
 #include "config/config.h"
 
 #include "base/checked.h"
+#include "config/share.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -544,6 +545,16 @@ const struct config_key config_keys[] = {
      .options = net_options,
      .option_count = ARRAY_SIZE(net_options),
      .set = add_net},
+    {.name = "share",
+     .type = CONFIG_TEXT,
+     .value = "HOST:GUEST[,ro][,tag=NAME][,cache=auto|always|none]",
+     .help = "directory of the host that the guest can mount",
+     .repeatable = true,
+     .common = true,
+     .first = "paths",
+     .options = config_share_options,
+     .option_count = CONFIG_SHARE_OPTIONS,
+     .set = config_add_share},
     {.name = "console",
      .type = CONFIG_TEXT,
      .value = "[virtio,]stdio|file=PATH|none",

@@ -15,6 +15,7 @@
 #include "host/net_passt.h"
 #include "lib/counters.h"
 #include "lib/ports.h"
+#include "lib/shares.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +33,7 @@ struct nido_machine {
     struct board *board;
     struct loop *device_loop;  /* disks, networks, random numbers */
     struct loop *console_loop; /* may block in write(); the virtio console's, too */
+    struct shares shares;      /* each with a loop of its own, which may block in system calls */
     struct ports *ports;       /* NULL: there is no virtio console */
     struct stream *console;
     int console_in_fd, console_out_fd; /* -1: none */
@@ -274,6 +276,17 @@ static int add_vsock(struct nido_machine *machine, const struct nido_vsock *want
     return ret < 0 ? ret : attach(machine, device, irq, err);
 }
 
+static int add_share(struct nido_machine *machine, const struct nido_config *config,
+                     struct nido_error *err)
+{
+    const struct irq *irq;
+    struct virtio_device *device = NULL;
+    int ret = board_next_irq(machine->board, &irq, err);
+    if (ret == 0)
+        ret = shares_add(&machine->shares, config, machine->vm->mem, irq, &device, err);
+    return ret < 0 ? ret : attach(machine, device, irq, err);
+}
+
 static int add_devices(struct nido_machine *machine, const struct nido_config *config,
                        struct nido_error *err)
 {
@@ -282,6 +295,8 @@ static int add_devices(struct nido_machine *machine, const struct nido_config *c
         ret = add_disk(machine, i, &config->disks[i], err);
     for (unsigned i = 0; ret == 0 && i < config->net_count; i++)
         ret = add_net(machine, i, &config->nets[i], err);
+    for (unsigned i = 0; ret == 0 && i < config->share_count; i++)
+        ret = add_share(machine, config, err);
     if (ret == 0)
         ret = add_balloon(machine, &config->balloon, err);
     if (ret == 0)
@@ -318,8 +333,9 @@ static int check(const struct nido_config *config, struct nido_error *err)
     if (!config->kernel)
         return error_set(err, EINVAL, "no kernel is named");
     if (config->cpus > NIDO_CPUS_MAX || config->disk_count > NIDO_DISKS_MAX ||
-        config->net_count > NIDO_NETS_MAX || config->port_count > NIDO_PORTS_MAX)
-        return error_set(err, EINVAL, "too many vCPUs, disks, networks or ports");
+        config->net_count > NIDO_NETS_MAX || config->port_count > NIDO_PORTS_MAX ||
+        config->share_count > NIDO_SHARES_MAX)
+        return error_set(err, EINVAL, "too many vCPUs, disks, networks, ports or shares");
     if (config->balloon.target_bytes >= (config->mem_bytes ? config->mem_bytes : DEFAULT_MEM_BYTES))
         return error_set(err, EINVAL, "the balloon takes all the memory that there is, or more");
     return 0;
@@ -393,6 +409,8 @@ int nido_machine_start(struct nido_machine *machine, struct nido_error *err)
     int ret = machine->console_loop ? loop_start(machine->console_loop, err) : 0;
     if (ret == 0)
         ret = loop_start(machine->device_loop, err);
+    if (ret == 0)
+        ret = shares_start(&machine->shares, err);
     machine->start_ns = clock_now_ns();
     if (ret == 0)
         ret = machine_start(machine->vm, err);
@@ -448,7 +466,9 @@ void machine_drain_console(struct nido_machine *machine, int stop_fd)
 unsigned nido_machine_counters(struct nido_machine *machine, struct nido_counter *counters,
                                unsigned max)
 {
-    return counters_fill(machine->vm, machine->devices, machine->device_count, counters, max);
+    unsigned count =
+        counters_fill(machine->vm, machine->devices, machine->device_count, counters, max);
+    return count + shares_counters(&machine->shares, counters + count, max - count);
 }
 
 void nido_machine_status(struct nido_machine *machine, struct nido_status *status)
@@ -500,12 +520,14 @@ void nido_machine_destroy(struct nido_machine *machine)
         loop_stop(machine->console_loop);
     if (machine->device_loop)
         loop_stop(machine->device_loop);
+    shares_stop(&machine->shares);
     stream_destroy(machine->console);
     ports_destroy(machine->ports);
     machine_destroy(machine->vm);
     board_destroy(machine->board);
     loop_destroy(machine->device_loop);
     loop_destroy(machine->console_loop);
+    shares_destroy(&machine->shares);
     if (machine->owns_console_out)
         close(machine->console_out_fd);
     free(machine);

@@ -117,6 +117,8 @@ check bash_offers_words_after_values offers 'nido run --disk root.img,id=x,r' x,
 check bash_offers_networks offers 'nido run --net ' user tap= fd= none mac= publish=
 check bash_offers_networks_after_an_equals_sign offers 'nido run --net=us' user
 check bash_offers_words_after_colons offers 'nido run --net user,publish=80:80,pub' 80,publish=
+check bash_offers_a_shares_directory offers 'nido run --share ca' cache
+check bash_offers_a_shares_words offers 'nido run --share .:/mnt,c' /mnt,cache={auto,always,none}
 check bash_offers_consoles offers 'nido run --console ' stdio file= none virtio
 check bash_offers_a_consoles_file offers 'nido run --console file=root' root.img
 check bash_offers_values offers 'nido run --on-reboot re' restart

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/checked.h"
 #include "config/config.h"
+#include "config/share.h"
 
 #include "cmocka_nido.h"
 
@@ -112,6 +113,13 @@ static void config_refuses_bad_values_by_name(void **state)
         {"port", ",stdio", "is no name"},
         {"port", "a/b,stdio", "is no name"},
         {"port", "a-name-that-is-longer-than-31-bytes,stdio", "up to 31 bytes"},
+        {"share", "/src", "say HOST:GUEST"},
+        {"share", ":/mnt", "say HOST:GUEST"},
+        {"share", "/src:mnt", "say HOST:GUEST"},
+        {"share", "/src:/mnt,rw", "not an option"},
+        {"share", "/src:/mnt,cache=some", "say auto, always or none"},
+        {"share", "/src:/mnt,tag=root", "kept for the guest's root"},
+        {"share", "/src:/mnt,tag=a-tag-that-is-longer-than-the-36-bytes", "longer than 36"},
         {"balloon", "target=5", "whole number of pages"},
         {"balloon", "stats=0", "out of range"},
         {"balloon", "off", "is not"},
@@ -143,6 +151,8 @@ static const char *good_value(const struct config_key *key)
         return "x,stdio";
     if (strcmp(key->name, "balloon") == 0)
         return "on";
+    if (strcmp(key->name, "share") == 0)
+        return "x:/x";
     if (strcmp(key->name, "vsock") == 0)
         return "cid=3,path=x";
     if (!key->value)
@@ -258,6 +268,28 @@ static void config_takes_networks(void **state)
     config_finish(&config);
 }
 
+static void config_takes_shares(void **state)
+{
+    struct config config = {0};
+    struct nido_error err = {0};
+    assert_int_equal(set(&config, "share", "/a:b,,c:/mnt/x,ro,cache=always", NULL), 0);
+    assert_int_equal(set(&config, "share", ".:/src,tag=source", NULL), 0);
+    const struct nido_share *shares = config.machine.shares;
+    assert_int_equal(config.machine.share_count, 2);
+    assert_string_equal(shares[0].path, "/a:b,c");
+    assert_string_equal(shares[0].guest_path, "/mnt/x");
+    assert_true(shares[0].read_only && !shares[0].tag);
+    assert_int_equal(shares[0].cache, NIDO_SHARE_CACHE_ALWAYS);
+    assert_string_equal(shares[1].tag, "source");
+    assert_true(!shares[1].read_only && shares[1].cache == NIDO_SHARE_CACHE_AUTO);
+    assert_int_equal(config_check_shares(&config.machine, &err), 0);
+    /* The first share's tag, which nobody said. */
+    assert_int_equal(set(&config, "share", ".:/again,tag=share0", NULL), 0);
+    assert_true(config_check_shares(&config.machine, &err) < 0);
+    assert_non_null(strstr(err.text, "tag=share0 is taken by /a:b,c"));
+    config_finish(&config);
+}
+
 static void config_sees_contradictions(void **state)
 {
     struct config config = {0};
@@ -285,6 +317,9 @@ static void config_refuses_too_many_of_anything(void **state)
     for (unsigned i = 0; i < NIDO_DISKS_MAX; i++)
         assert_int_equal(set(&config, "disk", "d", &err), 0);
     assert_true(set(&config, "disk", "d", &err) < 0);
+    for (unsigned i = 0; i < NIDO_SHARES_MAX; i++)
+        assert_int_equal(set(&config, "share", "d:/d", &err), 0);
+    assert_true(set(&config, "share", "d:/d", &err) < 0);
     for (unsigned i = 0; i < NIDO_NETS_MAX; i++)
         assert_int_equal(set(&config, "net", "tap=t", &err), 0);
     assert_true(set(&config, "net", "tap=t", &err) < 0);
@@ -303,6 +338,7 @@ int main(void)
         cmocka_unit_test(config_takes_disks_in_order),
         cmocka_unit_test(config_takes_images_and_overlays),
         cmocka_unit_test(config_takes_networks),
+        cmocka_unit_test(config_takes_shares),
         cmocka_unit_test(config_sees_contradictions),
         cmocka_unit_test(config_refuses_too_many_of_anything),
     };
