@@ -2,11 +2,40 @@
 # shellcheck shell=bash
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
-_nido_commands=(run ps status stats console pause resume stop doctor version help) _nido_run_flags=(--kernel --initrd
-    --cmdline --cpus --mem --hugepages --disk --overlay --net --console --port --balloon --vsock --kernel-cache
-    --dump-acpi --config --dump-config --name --detach --on-reboot --timeout --grace --result --timeline --trace
-    --dump-dtb --on-panic balloon --share
-    --pidfile --log --help)
+_nido_commands=(run ps status stats console pause resume balloon stop doctor version help)
+_nido_run_flags=(
+    --kernel
+    --initrd
+    --cmdline
+    --cpus
+    --mem
+    --hugepages
+    --disk
+    --overlay
+    --net
+    --console
+    --port
+    --balloon
+    --vsock
+    --kernel-cache
+    --dump-acpi
+    --config
+    --dump-config
+    --name
+    --detach
+    --on-reboot
+    --timeout
+    --grace
+    --result
+    --timeline
+    --trace
+    --dump-dtb
+    --on-panic
+    --share
+    --pidfile
+    --log
+    --help
+)
 _nido_overlay_words=(keep= id= format=raw format=qcow2 cache=writeback cache=unsafe queues=)
 _nido_disk_words=(ro id= format=raw format=qcow2 overlay overlay= cache=writeback cache=unsafe direct queues=)
 _nido_share_words=(ro tag= cache=auto cache=always cache=none)
@@ -100,8 +129,17 @@ _nido_value() {
             _nido_files "$prefix" "$value"
         fi
         ;;
---overlay) if [[ $value == *,* ]]; then _nido_words "$prefix" "$value" "${_nido_overlay_words[@]}" else --share)
-    "${_nido_share_words[@]}" elif != *:*
+    --overlay)
+        if [[ $value == *,* ]]; then
+            _nido_words "$prefix" "$value" "${_nido_overlay_words[@]}"
+        else
+            _nido_files "$prefix" "$value"
+        fi
+        ;;
+    --share)
+        if [[ $value == *,* ]]; then
+            _nido_words "$prefix" "$value" "${_nido_share_words[@]}"
+        elif [[ $value != *:* ]]; then
             _nido_files "$prefix" "$value"
         fi
         ;;

@@ -199,8 +199,7 @@ static int open_net(struct nido_machine *machine, const struct nido_net *wanted,
     case NIDO_NET_FD:
         return net_open_tap_fd(net, wanted->fd, err);
     case NIDO_NET_USER:
-        ret =
-            net_open_passt(net, wanted, machine->device_loop, err);
+        ret = net_open_passt(net, wanted, machine->device_loop, err);
         return ret < 0 ? error_prefix(err, "--net user") : 0;
     }
     return error_set(err, EINVAL, "net: unknown kind %d", (int)wanted->kind);

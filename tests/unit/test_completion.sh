@@ -114,7 +114,7 @@ check bash_offers_a_disks_file offers 'nido run --disk ro' root.img
 check bash_offers_a_disks_words offers 'nido run --disk root.img,' root.img,{ro,id=,format=raw,format=qcow2,overlay,overlay=,cache=writeback,cache=unsafe,direct,queues=}
 check bash_offers_no_word_twice offers 'nido run --disk root.img,ro,d' root.img,ro,direct
 check bash_offers_words_after_values offers 'nido run --disk root.img,id=x,r' x,ro
-check bash_offers_networks offers 'nido run --net ' user tap= fd= none mac= publish=
+check bash_offers_networks offers 'nido run --net ' user tap= fd= none mac= publish= host-loopback
 check bash_offers_networks_after_an_equals_sign offers 'nido run --net=us' user
 check bash_offers_words_after_colons offers 'nido run --net user,publish=80:80,pub' 80,publish=
 check bash_offers_a_shares_directory offers 'nido run --share ca' cache
