@@ -258,3 +258,33 @@ struct blob image_bzimage_of(enum unpack_format format, const struct image_elf *
     blob_free(&plain);
     return file;
 }
+
+struct blob image_arm64_make(uint64_t text_offset, uint64_t image_bytes, size_t length)
+{
+    struct blob file = blob_pattern(length, 7);
+    memset(file.at, 0, IMAGE_ARM64_HEADER_BYTES);
+    put_le32(file.at, 0x14000010); /* b over the header */
+    put_le64(file.at + 8, text_offset);
+    put_le64(file.at + 16, image_bytes);
+    put_le64(file.at + 24, 0xa); /* little-endian, 4 KiB pages, anywhere in RAM */
+    memcpy(file.at + 0x38, "ARM\x64", 4);
+    return file;
+}
+
+struct blob image_zboot_of(enum unpack_format format, const struct blob *plain)
+{
+    const size_t at = 0x1000;
+    struct blob packed = image_pack(format, plain->at, plain->length);
+    /* As in a bzImage: gzip data end with their size, behind the others it is put. */
+    struct blob file = blob_zeroed(at + packed.length + (format == UNPACK_GZIP ? 0 : 4) + 0x200);
+    memcpy(file.at, "MZ\0\0zimg", 8);
+    put_le32(file.at + 8, (uint32_t)at);
+    put_le32(file.at + 12, (uint32_t)packed.length);
+    memcpy(file.at + 24, unpack_format_name(format), strlen(unpack_format_name(format)));
+    put_le32(file.at + 0x38, 0x818223cd);
+    memcpy(file.at + at, packed.at, packed.length);
+    if (format != UNPACK_GZIP)
+        put_le32(file.at + at + packed.length, (uint32_t)plain->length);
+    blob_free(&packed);
+    return file;
+}

@@ -65,6 +65,13 @@ struct blob image_bzimage_make(enum unpack_format format, const void *payload, s
 /* Both steps at once, for an ELF kernel. */
 struct blob image_bzimage_of(enum unpack_format format, const struct image_elf *elf);
 
+/* An arm64 Image: a header, then blob_pattern() up to `length`. */
+struct blob image_arm64_make(uint64_t text_offset, uint64_t image_bytes, size_t length);
+/* An EFI zboot image of any file. */
+struct blob image_zboot_of(enum unpack_format format, const struct blob *plain);
+
+#define IMAGE_ARM64_HEADER_BYTES 64u
+
 #define IMAGE_PREF_ADDRESS 0x1000000u
 #define IMAGE_INIT_SIZE    0x600000u
 #define IMAGE_CMDLINE_SIZE 2047u
