@@ -8,12 +8,13 @@
  * and feeds ACPI or the device tree.
  *
  * Order: board_create (fixed devices), board_attach_virtio as often as there are devices,
- * board_finish (the guest's description of all that), boot_load, board_boot.
+ * board_add_loop_devices, board_finish (the guest's description of all that), boot_load, board_boot.
  */
 
 #include "base/error.h"
 #include "devices/virtio/virtio.h"
 #include "firmware/boot.h"
+#include "host/loop.h"
 #include "host/stream.h"
 #include "vm/machine.h"
 
@@ -34,6 +35,9 @@ int board_next_irq(struct board *board, const struct irq **out, struct nido_erro
  * Owns `device` from here on, also on failure. */
 int board_attach_virtio(struct board *board, struct virtio_device *device, const struct irq *irq,
                         struct nido_error *err);
+
+/* The board's own devices that live on a loop, after all others so that these keep their places. */
+int board_add_loop_devices(struct board *board, struct loop *loop, struct nido_error *err);
 
 /* What a panic of the guest's kernel leads to; before the guest starts. The machine's end is the
  * default. A kernel that has a crash kernel loaded is left to it always. */

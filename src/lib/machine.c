@@ -300,7 +300,9 @@ static int add_devices(struct nido_machine *machine, const struct nido_config *c
         ret = add_balloon(machine, &config->balloon, err);
     if (ret == 0)
         ret = add_vsock(machine, &config->vsock, err);
-    return ret < 0 ? ret : add_rng(machine, err);
+    if (ret == 0)
+        ret = add_rng(machine, err);
+    return ret < 0 ? ret : board_add_loop_devices(machine->board, machine->device_loop, err);
 }
 
 static const char *cmdline_of(const struct nido_config *config)

@@ -13,6 +13,7 @@
 #include "base/checked.h"
 #include "devices/rtc_pl031.h"
 #include "devices/serial_8250.h"
+#include "devices/virtio/button.h"
 #include "devices/virtio/mmio.h"
 #include "firmware/arm64/devicetree.h"
 #include "firmware/arm64/layout.h"
@@ -31,7 +32,8 @@
 struct board {
     struct board_parts parts;
     struct irq serial_irq;
-    struct device *serial; /* the machine's */
+    struct device *serial;        /* the machine's */
+    struct virtio_device *button; /* the same */
     uint8_t virtio_spis[VIRTIO_PLACES];
     unsigned slot_count;
     struct devicetree_device slots[SLOTS_MAX];
@@ -177,6 +179,17 @@ static int read_mpidrs(const struct machine *machine, uint64_t *mpidrs, struct n
     return 0;
 }
 
+/* Linux has drivers for keys on GPIO pins, and Debian's cloud kernels leave them out; virtio's input
+ * devices they have. */
+int board_add_loop_devices(struct board *board, struct loop *loop, struct nido_error *err)
+{
+    const struct irq *irq;
+    int ret = board_next_irq(board, &irq, err);
+    if (ret == 0)
+        ret = virtio_button_create(&board->button, board->parts.machine->mem, loop, irq, err);
+    return ret < 0 ? ret : board_attach_virtio(board, board->button, irq, err);
+}
+
 int board_finish(struct board *board, const char *dump_directory, uint64_t *tables_gpa,
                  struct nido_error *err)
 {
@@ -213,5 +226,5 @@ int board_boot(struct board *board, const struct boot_entry *entry, struct nido_
 
 void board_press_power_button(struct board *board)
 {
-    (void)board; /* to come */
+    virtio_button_press(board->button);
 }

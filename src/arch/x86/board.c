@@ -186,6 +186,11 @@ int board_attach_virtio(struct board *board, struct virtio_device *device, const
     return ret;
 }
 
+int board_add_loop_devices(struct board *board, struct loop *loop, struct nido_error *err)
+{
+    return 0;
+}
+
 int board_finish(struct board *board, const char *dump_directory, uint64_t *tables_gpa,
                  struct nido_error *err)
 {
