@@ -1,53 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-# Which images the bed is made of, and where they are cached. Sourced by scripts/bed and scripts/demo.
+# Which images the bed is made of, and where they are cached. Sourced by scripts/bed and scripts/demo, after
+# scripts/archive.sh.
 # shellcheck shell=bash disable=SC2154 # top comes from scripts/lib.sh
 #
 # Two layers, each keyed by everything it is made from: the Debian root with its kernel (a minute to build), and the
 # initrds (a second), so that work on an init program does not build a Debian again.
 
-# Sets root_dir (root.ext4, vmlinuz, vmlinux, modules/, kernel-version, busybox) and boot_dir (bed.img, guest.img, plain.img).
+# bed_images ARCH: sets root_dir (root.ext4, vmlinuz, for x86_64 vmlinux, modules/, kernel-version, busybox, libraries) and
+# boot_dir (bed.img, guest.img, plain.img).
 bed_images() {
     local arch=$1 bed=$top/tests/bed
-    [[ $arch == x86_64 ]] || die "--arch $arch: no bed for it yet; x86_64 is the one there is" 125
-    bed_kernel_package=${NIDO_BED_KERNEL:-linux-image-cloud-amd64}
-    root_dir=$(cache_dir)/root-$arch-$(key_of "$bed_kernel_package" "$bed/packages" "$bed/rootfs" "$bed/vmlinux" /etc/os-release)
+    bed_kernel_package=${NIDO_BED_KERNEL:-linux-image-cloud-$(debian_arch "$arch")}
+    root_dir=$(cache_dir)/root-$arch-$(key_of "$bed_kernel_package" "$bed/packages" "$bed/rootfs" "$bed/vmlinux" \
+        "$top/scripts/archive.sh" /etc/os-release)
     [[ -d $root_dir ]] || say "building the bed's Debian root, once (about a minute)"
-    cached "$root_dir" build_root
+    cached "$root_dir" build_root "$arch"
     boot_dir=$(cache_dir)/boot-$arch-$(key_of "$root_dir" "$bed/images.sh" "$bed/initrd" "$bed/bed-init" "$bed/guest-init" "$bed/plain-init")
-    cached "$boot_dir" build_boot
+    cached "$boot_dir" build_boot "$arch"
 }
 
 build_root() {
     local packages
     mapfile -t packages < <(sed 's/#.*//; /^[[:space:]]*$/d' "$top/tests/bed/packages")
-    "$top/tests/bed/rootfs" --kernel "$bed_kernel_package" --size 8G "$1/root.ext4" "${packages[@]}"
+    "$top/tests/bed/rootfs" --arch "$1" --kernel "$bed_kernel_package" --size 8G "$2/root.ext4" "${packages[@]}"
 }
 
-# Sets demo_dir (root.ext4): the Debian that scripts/demo boots in nido.
+# demo_image ARCH: sets demo_dir (root.ext4): the Debian that scripts/demo boots in nido.
 demo_image() {
     local bed=$top/tests/bed
-    demo_dir=$(cache_dir)/demo-$1-$(key_of "$bed/rootfs" "$bed/demo-init" "$bed/images.sh" /etc/os-release)
+    demo_dir=$(cache_dir)/demo-$1-$(key_of "$bed/rootfs" "$bed/demo-init" "$bed/images.sh" "$top/scripts/archive.sh" /etc/os-release)
     [[ -d $demo_dir ]] || say "building the demo's Debian root disk, once (half a minute)"
-    cached "$demo_dir" build_demo
+    cached "$demo_dir" build_demo "$1"
 }
 
 build_demo() {
-    local overlay=$1/overlay
+    local overlay=$2/overlay
     install -D -m 755 "$top/tests/bed/demo-init" "$overlay/usr/local/sbin/demo-init"
-    "$top/tests/bed/rootfs" --overlay "$overlay" --size 1G "$1/root.ext4" \
+    "$top/tests/bed/rootfs" --arch "$1" --overlay "$overlay" --size 1G "$2/root.ext4" \
         iproute2 iputils-ping busybox-static util-linux procps login || return
     rm -r "$overlay"
 }
 
-# The drivers that guests in our tests can ask for. ext4 and the serial port are built into Debian's cloud kernel.
+# The drivers that guests in our tests can ask for. ext4 and the serial port are built into Debian's cloud kernels, and the
+# one for aarch64 has no driver for a panic device.
 guest_modules=(virtio_mmio virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon
-    vmw_vsock_virtio_transport virtiofs button evdev pvpanic-mmio)
+    vmw_vsock_virtio_transport virtiofs evdev)
+guest_modules_x86_64=(button pvpanic-mmio)
 bed_modules=(virtio_pci virtio_blk virtio_console)
 
+# build_boot ARCH DIR
 build_boot() {
     local pack=("$top/tests/bed/initrd" --busybox "$root_dir/busybox")
     local tree=(--modules "$root_dir/modules" --version "$(<"$root_dir/kernel-version")")
-    "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/bed-init" "$1/bed.img" "${bed_modules[@]}" &&
-        "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/guest-init" "$1/guest.img" "${guest_modules[@]}" &&
-        "${pack[@]}" --applets 'sh mount reboot' --init "$top/tests/bed/plain-init" "$1/plain.img"
+    local modules=("${guest_modules[@]}")
+    [[ $1 != x86_64 ]] || modules+=("${guest_modules_x86_64[@]}")
+    "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/bed-init" "$2/bed.img" "${bed_modules[@]}" &&
+        "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/guest-init" "$2/guest.img" "${modules[@]}" &&
+        "${pack[@]}" --applets 'sh mount reboot' --init "$top/tests/bed/plain-init" "$2/plain.img"
 }
