@@ -45,9 +45,13 @@ debian_tree() {
     ((${#sources[@]})) || die "/etc/apt/sources.list*: no archive for $suite main; add one there"
     need mmdebstrap
     apt-config dump Acquire >"$tar.conf"
-    local variant=(--variant=minbase)
-    [[ $arch == "$(this_arch)" ]] || variant=(--variant=extract "--architectures=$(debian_arch "$arch")")
-    mmdebstrap "${variant[@]}" --format=tar --aptopt="$tar.conf" --aptopt='Apt::Install-Recommends "false"' "$@" \
+    local tool=(mmdebstrap --variant=minbase)
+    if [[ $arch != "$(this_arch)" ]]; then
+        # Chrootless: nothing in the tree runs, so nothing has to look as if it stood in one.
+        tool=(mmdebstrap --variant=extract --mode=chrootless "--architectures=$(debian_arch "$arch")")
+        [[ $(id -u) -eq 0 ]] || { need fakeroot && tool=(fakeroot "${tool[@]}"); }
+    fi
+    "${tool[@]}" --format=tar --aptopt="$tar.conf" --aptopt='Apt::Install-Recommends "false"' "$@" \
         "$suite" "$tar" "${sources[@]}" >"$tar.log" 2>&1 || status=$?
     ((status == 0)) || tail -n 40 "$tar.log" >&2
     rm "$tar.conf" "$tar.log"

@@ -46,14 +46,15 @@ build_demo() {
 guest_modules=(virtio_mmio virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon
     vmw_vsock_virtio_transport virtiofs evdev)
 guest_modules_x86_64=(button pvpanic-mmio)
+guest_modules_aarch64=(virtio_input)
 bed_modules=(virtio_pci virtio_blk virtio_console)
 
 # build_boot ARCH DIR
 build_boot() {
     local pack=("$top/tests/bed/initrd" --busybox "$root_dir/busybox")
     local tree=(--modules "$root_dir/modules" --version "$(<"$root_dir/kernel-version")")
-    local modules=("${guest_modules[@]}")
-    [[ $1 != x86_64 ]] || modules+=("${guest_modules_x86_64[@]}")
+    local -n own=guest_modules_$1
+    local modules=("${guest_modules[@]}" "${own[@]}")
     "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/bed-init" "$2/bed.img" "${bed_modules[@]}" &&
         "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/guest-init" "$2/guest.img" "${modules[@]}" &&
         "${pack[@]}" --applets 'sh mount reboot' --init "$top/tests/bed/plain-init" "$2/plain.img"

@@ -84,13 +84,7 @@ test_kernels_that_are_none_are_refused() {
     mkdir folder
     : >empty
     random_file noise 1
-    head -c 100000 "$NIDO_KERNEL" >short-bzimage
-    head -c 4096 "$NIDO_VMLINUX" >short-elf
-    head -c 100 "$NIDO_KERNEL" >stub
-    cp "$NIDO_KERNEL" broken-payload
-    random_file noise 1
-    dd if=noise of=broken-payload bs=1 seek=2000000 count=65536 conv=notrunc status=none
-    for file in nothere folder empty noise short-bzimage short-elf stub broken-payload /bin/true /dev/null; do
+    for file in nothere folder empty noise $(broken_kernels) /bin/true /dev/null; do
         refuses "$file" --kernel "$file" --initrd "$NIDO_INITRD"
     done
     refuses nothere --kernel "$NIDO_VMLINUX" --initrd nothere

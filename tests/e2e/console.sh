@@ -165,7 +165,7 @@ test_ctrl_c_goes_to_the_guest() {
 }
 
 test_terminal_is_restored_after_a_crash() {
-    [[ $NIDO_ARCH == x86_64 ]] || skip 'there is no triple fault here'
+    needs_triple_faults
     base_cmdline="$base_cmdline reboot=t"
     machine_with 'echo ready; reboot -f'
     at_a_terminal 'ready=>x' "${machine[@]}" >out

@@ -10,6 +10,18 @@ base_cmdline="console=$NIDO_CONSOLE quiet panic=-1 cryptomgr.notests"
 kernel=$NIDO_VMLINUX
 initrd=$NIDO_INITRD
 
+# shellcheck source=/dev/null disable=SC2154 # here comes from tests/e2e/run
+. "$here/arch/$NIDO_ARCH.sh"
+
+# What the files in arch/ tell of a machine:
+#   packed_kernel         leaves the stock kernel, in the packed form that distributions have, in $kernel
+#   broken_kernels        makes files that are kernels but for what is missing or wrong; prints their names
+#   ways_to_reboot        what a guest's kernel may be told by reboot=, and the machine ends
+#   clock_source          what the guest's kernel takes for its clock
+#   panic_status          nido's exit status when the guest's kernel panics
+#   usual_warnings        a filter: takes out of `dmesg -r` what Debian's kernel says wherever it runs
+#   needs_THING           skips the test where the machine has no THING
+
 fail() {
     echo "$*"
     exit 1

@@ -3,6 +3,7 @@
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
 
 test_a_panic_is_an_exit_status() {
+    needs_a_panic_device
     guest -- 'echo c >/proc/sysrq-trigger'
     expect_status 123
     expect_err "kernel panicked"
@@ -10,6 +11,7 @@ test_a_panic_is_an_exit_status() {
 }
 
 test_a_panic_ends_a_guest_that_would_stand_still() {
+    needs_a_panic_device
     base_cmdline="console=$NIDO_CONSOLE quiet panic=0 cryptomgr.notests"
     guest --cpus 2 -- 'echo c >/proc/sysrq-trigger'
     expect_status 123
@@ -17,6 +19,7 @@ test_a_panic_ends_a_guest_that_would_stand_still() {
 }
 
 test_a_panic_without_the_driver_is_what_the_guest_makes_of_it() {
+    needs_a_panic_device
     guest -- 'rmmod pvpanic_mmio; echo c >/proc/sysrq-trigger'
     expect_status 0
 }

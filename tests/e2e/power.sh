@@ -17,7 +17,7 @@ test_reboot_ends_with_zero() {
 
 test_every_way_of_rebooting_ends_the_machine() {
     local way
-    for way in acpi kbd; do
+    for way in $ways_to_reboot; do
         base_cmdline="console=$NIDO_CONSOLE quiet panic=-1 cryptomgr.notests reboot=$way"
         guest -- reboot -f
         expect_status 0
@@ -25,7 +25,7 @@ test_every_way_of_rebooting_ends_the_machine() {
 }
 
 test_triple_fault_is_a_crash() {
-    [[ $NIDO_ARCH == x86_64 ]] || skip 'there is no triple fault here'
+    needs_triple_faults
     base_cmdline="console=$NIDO_CONSOLE quiet panic=-1 cryptomgr.notests reboot=t"
     guest -- reboot -f
     expect_status 123
