@@ -45,7 +45,9 @@ build_demo() {
 # one for aarch64 has no driver for a panic device.
 guest_modules=(virtio_mmio virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon
     vmw_vsock_virtio_transport virtiofs evdev)
+# shellcheck disable=SC2034 # build_boot takes the one of its architecture
 guest_modules_x86_64=(button pvpanic-mmio)
+# shellcheck disable=SC2034
 guest_modules_aarch64=(virtio_input)
 bed_modules=(virtio_pci virtio_blk virtio_console)
 
