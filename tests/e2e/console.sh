@@ -23,7 +23,7 @@ test_end_of_input_leaves_the_guest_alone() {
 }
 
 # numbers_arrived FILE LAST: all of them, with nothing between and no byte more. The kernel speaks before and after.
-numbers_arrived() { sed '1,/^begin$/d; /^end$/,$d' "$1" | cmp - <(seq 1 "$2") || fail 'bytes are missing or wrong'; }
+numbers_arrived() { sed '0,/^begin$/d; /^end$/,$d' "$1" | cmp - <(seq 1 "$2") || fail 'bytes are missing or wrong'; }
 
 test_output_arrives_whole() {
     guest -- 'stty -opost; echo begin; seq 1 8000; echo end'
