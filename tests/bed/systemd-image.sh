@@ -6,7 +6,7 @@
 systemd_packages=(systemd systemd-sysv systemd-resolved dbus libpam-systemd udev openssh-server iproute2 procps
     initramfs-tools zstd linux-image-cloud-amd64)
 
-# Sets systemd_dir (root.ext4, vmlinuz, initrd.img and key, the ssh key that root in the guest accepts).
+# Sets systemd_dir (root.qcow2, vmlinuz, initrd.img and key, the ssh key that root in the guest accepts).
 systemd_image() {
     local bed=$top/tests/bed files
     mapfile -t files < <(find "$bed/systemd-root" -type f | LC_ALL=C sort)
@@ -35,7 +35,9 @@ build_systemd() {
     tr -d - </proc/sys/kernel/random/uuid >"$overlay/etc/machine-id"
     "$top/tests/bed/rootfs" --overlay "$overlay" --size 2G "$dir/root.ext4" "${systemd_packages[@]}" || return
     take_boot_files "$dir"
-    rm -r "$overlay"
+    # As distributions hand out theirs.
+    qemu-img convert -c -O qcow2 -o compression_type=zstd "$dir/root.ext4" "$dir/root.qcow2" || return
+    rm -r "$overlay" "$dir/root.ext4"
 }
 
 # The kernel and the initramfs, out of the image as Debian's package installed them there.

@@ -11,7 +11,7 @@
 #include <net/if.h>
 
 #define TAP_FLAGS  (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-#define TIMEOUT_MS 10000
+#define TIMEOUT_MS 30000
 #define ETH_BYTES  14u
 #define UDP_AT     (ETH_BYTES + 20u)
 #define PAYLOAD_AT (UDP_AT + 8u)
