@@ -11,7 +11,7 @@
 
 /* How long the guest may believe what it has seen, while the host may change the files too. */
 enum virtio_fs_cache {
-    VIRTIO_FS_CACHE_AUTO,   /* names and attributes for a second, contents until the next open */
+    VIRTIO_FS_CACHE_AUTO,   /* names for a second, files until they are opened or read again */
     VIRTIO_FS_CACHE_ALWAYS, /* for good: nobody else changes anything */
     VIRTIO_FS_CACHE_NONE,   /* not at all; files cannot be mapped shared then */
 };

@@ -21,7 +21,9 @@ static int attr_reply(struct fs_session *session, int ret, const struct statx *a
     struct fuse_attr_out *out = (void *)session->reply;
     if (ret < 0)
         return ret;
-    *out = (struct fuse_attr_out){.attr_valid = fs_valid_s(session)};
+    const struct timespec valid = fs_attr_valid(session, attr->stx_mode);
+    *out = (struct fuse_attr_out){.attr_valid = (uint64_t)valid.tv_sec,
+                                  .attr_valid_nsec = (uint32_t)valid.tv_nsec};
     fs_fill_attr(&out->attr, attr);
     return sizeof(*out);
 }

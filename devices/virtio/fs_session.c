@@ -35,6 +35,7 @@
 
 #define VALID_AUTO_S   1u
 #define VALID_ALWAYS_S 86400u
+#define VALID_FILE_NS  1000000l
 
 #define WANTED_FLAGS                                                                               \
     (FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS |               \
@@ -92,6 +93,17 @@ uint64_t fs_valid_s(const struct fs_session *session)
     return valid_s[session->cache];
 }
 
+/* With FUSE_AUTO_INVAL_DATA a file's contents are as good as its attributes: new bytes of it behind
+ * an old size would be a file that never was. Linux looks at the attributes when a file is opened
+ * and at each read, if they have expired; a tick of its clock keeps small reads from asking each
+ * time. */
+struct timespec fs_attr_valid(const struct fs_session *session, mode_t mode)
+{
+    if (session->cache == VIRTIO_FS_CACHE_AUTO && S_ISREG(mode))
+        return (struct timespec){.tv_nsec = VALID_FILE_NS};
+    return (struct timespec){.tv_sec = (time_t)fs_valid_s(session)};
+}
+
 /* As the kernel packs a device number into 32 bits. */
 static uint32_t device_number(uint32_t major_number, uint32_t minor_number)
 {
@@ -122,10 +134,12 @@ void fs_fill_attr(struct fuse_attr *to, const struct statx *from)
 void fs_fill_entry(const struct fs_session *session, struct fuse_entry_out *to,
                    const struct share_entry *from)
 {
+    const struct timespec valid = fs_attr_valid(session, from->attr.stx_mode);
     *to = (struct fuse_entry_out){
         .nodeid = from->node,
         .entry_valid = fs_valid_s(session),
-        .attr_valid = fs_valid_s(session),
+        .attr_valid = (uint64_t)valid.tv_sec,
+        .attr_valid_nsec = (uint32_t)valid.tv_nsec,
     };
     fs_fill_attr(&to->attr, &from->attr);
     to->attr.flags = from->is_mount ? FUSE_ATTR_SUBMOUNT : 0;

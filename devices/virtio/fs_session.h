@@ -62,8 +62,9 @@ unsigned fs_readable(struct fs_session *session, const struct fs_request *reques
 unsigned fs_writable(struct fs_session *session, const struct fs_request *request, uint64_t offset,
                      uint64_t length);
 
-/* How long what is answered stays good, in seconds. */
+/* How long names, and attributes of a thing of that mode, stay good. */
 uint64_t fs_valid_s(const struct fs_session *session);
+struct timespec fs_attr_valid(const struct fs_session *session, mode_t mode);
 void fs_fill_attr(struct fuse_attr *to, const struct statx *from);
 void fs_fill_entry(const struct fs_session *session, struct fuse_entry_out *to,
                    const struct share_entry *from);

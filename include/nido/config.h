@@ -97,7 +97,7 @@ struct nido_vsock {
 
 /* How long the guest may believe what it has seen of a share, while the host changes it too. */
 enum nido_share_cache {
-    NIDO_SHARE_CACHE_AUTO,   /* a second; and what a file holds, until it is opened again */
+    NIDO_SHARE_CACHE_AUTO,   /* names for a second, files until they are opened again */
     NIDO_SHARE_CACHE_ALWAYS, /* for good: nobody but this guest changes anything */
     NIDO_SHARE_CACHE_NONE,   /* not at all */
 };

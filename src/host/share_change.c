@@ -223,9 +223,11 @@ int share_change(struct share *share, uint64_t number, const struct share_change
 /* ---- extended attributes ---- */
 
 /* Those of other kinds mean something to the host: capabilities, access lists, labels. */
-static bool is_users(const char *name)
+static int check_users(const char *name)
 {
-    return strncmp(name, "user.", 5) == 0 && name[5];
+    if (strncmp(name, "user.", 5) != 0)
+        return -EOPNOTSUPP;
+    return name[5] ? 0 : -EINVAL;
 }
 
 /* There are no calls for O_PATH descriptors, nor any that start from a directory. Links and special
@@ -246,7 +248,9 @@ static int xattr_path(struct share *share, uint64_t number, char path[32])
 int share_getxattr(struct share *share, uint64_t node, const char *name, void *to, size_t room)
 {
     char path[32];
-    int ret = is_users(name) ? xattr_path(share, node, path) : -EOPNOTSUPP;
+    int ret = check_users(name);
+    if (ret == 0)
+        ret = xattr_path(share, node, path);
     if (ret < 0)
         return ret;
     ssize_t length = getxattr(path, name, to, MIN(room, (size_t)SHARE_XATTR_BYTES_MAX));
@@ -259,7 +263,7 @@ static size_t keep_users(char *names, size_t length)
     size_t kept = 0, step;
     for (size_t at = 0; at < length; at += step) {
         step = strnlen(names + at, length - at - 1) + 1;
-        if (!is_users(names + at))
+        if (check_users(names + at) < 0)
             continue;
         memmove(names + kept, names + at, step);
         kept += step;
@@ -295,7 +299,9 @@ int share_setxattr(struct share *share, uint64_t node, const char *name, const v
     char path[32];
     int ret = share_check_change(share, node);
     if (ret == 0)
-        ret = is_users(name) ? xattr_path(share, node, path) : -EOPNOTSUPP;
+        ret = check_users(name);
+    if (ret == 0)
+        ret = xattr_path(share, node, path);
     if (ret < 0)
         return ret;
     if (flags & ~XATTR_FLAGS)
@@ -308,7 +314,9 @@ int share_removexattr(struct share *share, uint64_t node, const char *name)
     char path[32];
     int ret = share_check_change(share, node);
     if (ret == 0)
-        ret = is_users(name) ? xattr_path(share, node, path) : -EOPNOTSUPP;
+        ret = check_users(name);
+    if (ret == 0)
+        ret = xattr_path(share, node, path);
     if (ret < 0)
         return ret;
     return removexattr(path, name) < 0 ? -errno : 0;

@@ -136,6 +136,20 @@ initrd_with() {
     initrd=$PWD/with-extra.img
 }
 
+# initrd_with_python FILE...: an initrd with Python (/usr/bin/python3 -S -E) and these programs, in /.
+initrd_with_python() {
+    local library
+    library=$(python3 -c 'import os; print(os.path.dirname(os.__file__))')
+    mkdir -p "extra$library/lib-dynload"
+    cp "$@" extra/
+    # What Python starts with; the rest of its library would only make the guest's boot longer.
+    cp "$library"/*.py "extra$library/"
+    cp -r "$library"/{encodings,collections,importlib} "extra$library/"
+    cp "$library"/lib-dynload/mmap.*.so "extra$library/lib-dynload/"
+    [[ ! -d $library/__pycache__ ]] || cp -r "$library/__pycache__" "extra$library/"
+    initrd_with python3
+}
+
 # tap NAME ADDRESS/BITS: a TAP in this test's own network, with an address for our side.
 tap() {
     ip tuntap add "$1" mode tap

@@ -13,15 +13,7 @@ with_socat() { initrd_with socat; }
 
 # An initrd with vsock_peer.py and a Python to run it.
 with_peer() {
-    local library
-    library=$(python3 -c 'import os; print(os.path.dirname(os.__file__))')
-    mkdir -p "extra$library"
-    cp "$peer" extra/vsock_peer.py
-    # What Python starts with; the rest of its library would only make the guest's boot longer.
-    cp "$library"/*.py "extra$library/"
-    cp -r "$library"/{encodings,collections,importlib} "extra$library/"
-    [[ ! -d $library/__pycache__ ]] || cp -r "$library/__pycache__" "extra$library/"
-    initrd_with python3
+    initrd_with_python "$peer"
 }
 
 # talk_to PORT TEXT: a client of the host; prints what it is told, and tries until somebody is there.

@@ -100,7 +100,10 @@ static void fs_finds_what_the_host_has(void **state)
     assert_int_equal(again.attr.mode, stat_.st_mode);
     assert_int_equal(again.attr.mtime, stat_.st_mtime);
     assert_int_equal(again.attr.uid, 0);
+    /* Names for a second; a file's attributes for a tick, a directory's longer. */
     assert_int_equal(again.entry_valid, 1);
+    assert_true(again.attr_valid == 0 && again.attr_valid_nsec > 0);
+    assert_int_equal(entry.attr_valid, 1);
     assert_int_equal(fs_look(&bench, ROOT, "nothing", &entry), -ENOENT);
     assert_int_equal(fs_look(&bench, again.nodeid, "x", &entry), -ENOTDIR);
 }
