@@ -12,9 +12,11 @@
 static int open_error(int code, struct nido_error *err)
 {
     if (code == ENOENT || code == ENXIO || code == ENODEV)
-        return error_set(err, code,
-                         "/dev/kvm: this host offers no KVM; enable virtualization in its firmware "
-                         "(or nested virtualization in its cloud) and load kvm_intel or kvm_amd");
+        return error_set(
+            err, code,
+            "/dev/kvm: this host offers no KVM; enable virtualization in its firmware "
+            "(or nested virtualization in its cloud) and load its module, kvm_intel or kvm_amd "
+            "on x86");
     if (code == EACCES || code == EPERM)
         return error_set(err, code,
                          "/dev/kvm: permission denied; add yourself to its group with "
