@@ -13,6 +13,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static const char *state_of(const struct answers *answers, const struct nido_status *status)
+{
+    if (answers->stopping)
+        return "stopping";
+    return status->paused ? "paused" : "running";
+}
+
 static json_t *status_json(const struct answers *answers)
 {
     struct nido_balloon_stats stats;
@@ -20,8 +27,8 @@ static json_t *status_json(const struct answers *answers)
     nido_machine_status(answers->machine, &status);
     json_t *json =
         json_pack("{s:s, s:i, s:s, s:i, s:I, s:f, s:I}", "name", answers->name, "pid",
-                  (int)getpid(), "state", status.paused ? "paused" : "running", "cpus",
-                  (int)status.cpus, "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
+                  (int)getpid(), "state", state_of(answers, &status), "cpus", (int)status.cpus,
+                  "mem_bytes", (json_int_t)status.mem_bytes, "uptime_s",
                   (double)status.uptime_ns / 1e9, "exits", (json_int_t)status.exits);
     traffic_add_json(json, &status.traffic);
     if (nido_machine_balloon_stats(answers->machine, &stats, NULL) == 0)

@@ -14,6 +14,7 @@
 struct answers {
     const char *name;
     struct nido_machine *machine; /* the one of now */
+    bool stopping;                /* it was asked to end */
     struct console_hub *hub;      /* of a detached machine; NULL: its console is a terminal's */
     /* Its power button, and its plug once the grace time is over; -1: the time that --grace says. */
     void (*stop)(struct answers *answers, long grace_s);

@@ -60,8 +60,10 @@ int cmd_ps(int argc, char **argv)
     }
     json_t *machines = json_array(), *machine;
     size_t index;
-    if (rundir_each(list_one, machines, &err) < 0)
+    if (rundir_each(list_one, machines, &err) < 0) {
+        json_decref(machines);
         return fail(&err);
+    }
     if (as_json) {
         json_dumpf(machines, stdout, JSON_INDENT(2));
         puts("");

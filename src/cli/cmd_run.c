@@ -91,6 +91,7 @@ static void ask_to_end(struct run *run, int signal_number)
         return;
     }
     run->stopped_by = signal_number;
+    run->answers.stopping = true;
     nido_machine_resume(run->machine);
     nido_machine_press_power_button(run->machine);
     start_grace(run, run->flags.grace_s);

@@ -168,6 +168,7 @@ static void contradictions_are_refused(void **state)
         {{"--disk=a,ro,overlay"}, "--disk", "contradict"},
         {{"--port=p,file=a", "--port=p,file=b"}, "--port", "given twice"},
         {{"--port=p,stdio"}, "--port", "stdio is taken"},
+        {{"--share=/a:/m,tag=t", "--share=/b:/n,tag=t"}, "--share", "is taken"},
         {{"--hugepages", "--balloon=on"}, "--balloon", "--hugepages"},
         {{"--mem=64M", "--balloon=target=64M"}, "--balloon", "leaves the guest nothing"},
         {{"--detach", "--console=none", "--port=p,stdio"}, "--detach", "--port p"},
