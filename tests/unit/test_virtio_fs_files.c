@@ -229,8 +229,8 @@ static void fs_keeps_attributes_of_users_alone(void **state)
     assert_int_equal(get_xattr(node, "user.host", text, 64), 5);
     assert_int_equal(get_xattr(node, "user.host", text, 2), -ERANGE);
     assert_int_equal(get_xattr(node, "user.none", text, 64), -ENODATA);
-    static const char *const others[] = {
-        "security.capability", "trusted.x", "system.posix_acl_access", "x", ""};
+    static const char *const others[] = {"security.capability", "trusted.x",
+                                         "system.posix_acl_access", "x", ""};
     for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
         assert_int_equal(get_xattr(node, others[i], text, 64), -EOPNOTSUPP);
         assert_int_equal(set_xattr(node, others[i], "x"), -EOPNOTSUPP);
