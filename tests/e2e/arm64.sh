@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+# What only arm64 has: its kernels' wrappings, its device tree, its ways to crash, its clock.
+# shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
+
+needs_arm64() { [[ $NIDO_ARCH == aarch64 ]] || skip 'for arm64'; }
+
+# le NUMBER BYTES: the number, little-endian.
+le() {
+    local number=$1 count=$2 octal
+    while ((count--)); do
+        printf -v octal '%03o' $((number & 255))
+        # shellcheck disable=SC2059 # the format is the byte
+        printf "\\$octal"
+        number=$((number >> 8))
+    done
+}
+
+zeroes() { head -c "$1" /dev/zero; }
+
+# image INSTRUCTION...: an arm64 Image of these words.
+image() {
+    local word
+    le 0x14000010 4 # b over the header
+    le 0 12
+    le 0x1000 8 # its size in memory
+    le 0xa 8
+    zeroes 24
+    printf 'ARM\144'
+    zeroes 4
+    for word; do le "$word" 4; done
+}
+
+test_zboot_program_boots() {
+    needs_arm64
+    gzip -1 <"$NIDO_KERNEL" >packed
+    {
+        printf 'MZ\0\0zimg'
+        le 64 4
+        le "$(stat -c %s packed)" 4
+        zeroes 8
+        printf 'gzip'
+        zeroes 36
+        cat packed
+    } >vmlinuz.efi
+    kernel=$PWD/vmlinuz.efi
+    guest -- 'echo hello from $(uname -m)'
+    expect_status 0
+    expect_out 'hello from aarch64'
+}
+
+test_guest_kernel_lies_where_nobody_knows() {
+    needs_arm64
+    guest -- 'echo text=$(grep " _stext$" /proc/kallsyms | cut -d" " -f1)'
+    expect_status 0
+    local first
+    first=$(value_of text)
+    [[ $first =~ ^ffff[0-9a-f]{12}$ ]] || fail "the kernel's address is '$first'"
+    guest -- 'echo text=$(grep " _stext$" /proc/kallsyms | cut -d" " -f1)'
+    expect_status 0
+    [[ $(value_of text) != "$first" ]] || fail "the kernel lies at $first twice"
+}
+
+test_device_tree_says_what_the_flags_say() {
+    needs_arm64
+    guest --cpus 2 --mem 300M --dump-dtb tree.dtb -- 'cd /proc/device-tree; echo cpus=$(ls -d cpus/cpu@* | wc -l);
+        echo bytes=$(od -An -tx1 memory@40000000/reg | tr -d " "); tr "\0" "\n" <chosen/bootargs; grep System.RAM /proc/iomem'
+    expect_status 0
+    same "$(value_of cpus)" 2 'CPUs'
+    same "$(value_of bytes)" "00000000400000000000000012c00000" 'the memory node'
+    expect_out "$base_cmdline"
+    same "$(od -An -tx1 -N4 tree.dtb | tr -d ' ')" d00dfeed 'the first word of the file'
+    grep -qaF "$base_cmdline" tree.dtb || fail 'no command line in the file'
+}
+
+test_power_button_is_a_key() {
+    needs_arm64
+    guest -- 'cat /sys/class/input/input*/name; cat /sys/class/input/input*/capabilities/key'
+    expect_status 0
+    expect_out 'nido power button'
+    expect_out '10000000000000 0'
+}
+
+test_access_that_kvm_cannot_decode_is_a_crash() {
+    needs_arm64
+    image 0xd2800062 0xa9400440 0x14000000 >wild # mov x2, #3; ldp x0, x1, [x2]; b .
+    status=0
+    nido run --kernel wild --mem 32M --result result.json </dev/null >out 2>err || status=$?
+    expect_status 123
+    grep -q 'KVM_EXIT_ARM_NISV' err || fail "the report does not name the exit: $(cat err)"
+    grep -q 'x2 *0000000000000003' err || fail "the report has no x2: $(cat err)"
+    grep -q 'instruction: a9400440' err || fail "the report has not the instruction: $(cat err)"
+}
+
+# No time is judged here, but that of the pause against that of the guest.
+test_clock_of_the_guest_stands_still_in_a_pause() {
+    needs_arm64
+    local since elapsed pause_s=8
+    mkfifo keys
+    exec 5<>keys
+    since=$(date +%s)
+    start_guest --name sleeper -- 'echo ready; read line; read up idle </proc/uptime; echo up=${up%.*}' <keys
+    wait_for ready
+    nido pause sleeper
+    sleep "$pause_s"
+    nido resume sleeper
+    echo >&5
+    finish_guest
+    elapsed=$(($(date +%s) - since))
+    expect_status 0
+    (($(value_of up) <= elapsed - pause_s + 1)) ||
+        fail "the guest counted $(value_of up) s of $elapsed, though it was paused for $pause_s"
+}
