@@ -4,7 +4,7 @@
 # shellcheck shell=bash disable=SC2154 # top comes from scripts/lib.sh
 
 systemd_packages=(systemd systemd-sysv systemd-resolved dbus libpam-systemd udev openssh-server iproute2 procps
-    initramfs-tools zstd linux-image-cloud-amd64)
+    initramfs-tools zstd "linux-image-cloud-$(debian_arch "$(this_arch)")")
 
 # Sets systemd_dir (root.qcow2, vmlinuz, initrd.img and key, the ssh key that root in the guest accepts).
 systemd_image() {
@@ -47,7 +47,7 @@ take_boot_files() {
     on_image "$dir" "dump /boot/vmlinuz-$version $dir/vmlinuz" >/dev/null
     on_image "$dir" "dump /boot/initrd.img-$version $dir/initrd.img" >/dev/null
     [[ -s $dir/vmlinuz && -s $dir/initrd.img ]] ||
-        die "$dir/root.ext4: no kernel with an initramfs in its /boot; was linux-image-cloud-amd64 installed?" 125
+        die "$dir/root.ext4: no kernel with an initramfs in its /boot; was ${systemd_packages[-1]} installed?" 125
 }
 
 on_image() { PATH=$PATH:/usr/sbin:/sbin debugfs -R "$2" "$1/root.ext4" 2>/dev/null; }
