@@ -60,6 +60,17 @@ test_guest_kernel_lies_where_nobody_knows() {
     [[ $(value_of text) != "$first" ]] || fail "the kernel lies at $first twice"
 }
 
+test_device_tree_is_well_formed() {
+    needs_arm64
+    truncate -s 1M disk.img
+    tap tap0
+    guest --cpus 2 --disk disk.img --net tap=tap0 --dump-dtb tree.dtb -- true
+    expect_status 0
+    dtc -I dtb -O dts -o tree.dts tree.dtb 2>complaints || fail "dtc cannot read it: $(cat complaints)"
+    [[ ! -s complaints ]] || fail "dtc complains: $(cat complaints)"
+    same "$(grep -c 'compatible = "virtio,mmio"' tree.dts)" 3 'virtio devices: disk, network card, random numbers'
+}
+
 test_device_tree_says_what_the_flags_say() {
     needs_arm64
     guest --cpus 2 --mem 300M --dump-dtb tree.dtb -- 'cd /proc/device-tree; echo cpus=$(ls -d cpus/cpu@* | wc -l);

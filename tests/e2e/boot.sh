@@ -132,17 +132,6 @@ test_acpi_tables_are_well_formed() {
     grep -q '0 Errors' iasl.log || fail "$(tail -n 5 iasl.log)"
 }
 
-test_device_tree_is_well_formed() {
-    needs_a_device_tree
-    truncate -s 1M disk.img
-    tap tap0
-    guest --cpus 2 --disk disk.img --net tap=tap0 --dump-dtb tree.dtb -- true
-    expect_status 0
-    dtc -I dtb -O dts -o tree.dts tree.dtb 2>complaints || fail "dtc cannot read it: $(cat complaints)"
-    [[ ! -s complaints ]] || fail "dtc complains: $(cat complaints)"
-    same "$(grep -c 'compatible = "virtio,mmio"' tree.dts)" 3 'virtio devices: disk, network card, random numbers'
-}
-
 test_doctor_says_that_linux_runs_here() {
     nido doctor >out || fail "nido doctor: exit status $?: $(cat out)"
     grep -q 'can run here' out || fail "nido doctor does not say so: $(cat out)"

@@ -30,5 +30,4 @@ usual_warnings() { grep -Ev 'Spectre|mitigation|hrtimer: interrupt took|unknown 
 needs_a_panic_device() { skip "Debian's cloud kernel for arm64 has no driver for a panic device"; }
 needs_triple_faults() { skip 'there is no triple fault here'; }
 needs_acpi() { skip 'no ACPI tables here'; }
-needs_a_device_tree() { :; }
 needs_cpus() { (($1 <= 8)) || [[ $NIDO_GIC != 2 ]] || skip 'a GICv2 serves eight CPUs at most'; }

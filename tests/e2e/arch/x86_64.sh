@@ -37,5 +37,4 @@ usual_warnings() {
 needs_a_panic_device() { :; }
 needs_triple_faults() { :; }
 needs_acpi() { :; }
-needs_a_device_tree() { skip 'no device tree here'; }
 needs_cpus() { :; }
