@@ -99,11 +99,6 @@ void share_close(struct share *share)
     free(share);
 }
 
-bool share_is_read_only(const struct share *share)
-{
-    return share->read_only;
-}
-
 /* Without SECBIT_NO_SETUID_FIXUP a thread that makes files for another user would lose the rights
  * of root while it does, and may not enter the directory that the user's groups let him into: who
  * may do what has been checked by the other side's kernel. */

@@ -52,7 +52,6 @@ struct share_config {
 /* Errors name the path. */
 int share_open(struct share **out, const struct share_config *config, struct nido_error *err);
 void share_close(struct share *share); /* takes NULL */
-bool share_is_read_only(const struct share *share);
 
 /* The calling thread gets a umask (of 0) of its own, and as root the right to make files for other
  * users. Once for each thread that uses the share. On failure new files obey the process's umask. */

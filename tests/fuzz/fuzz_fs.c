@@ -37,8 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct step {
     uint8_t opcode;
-    uint8_t node;   /* 0: as it stands in the body's end; else one that is known */
-    uint8_t handle; /* bit 7: one that is known, at the body's start */
+    uint8_t node;   /* one that is known; from 0xf8 on, none */
+    uint8_t handle; /* bit 7: not one that is known at the body's start; bit 6: not long enough */
     uint8_t name;   /* 0: none is put behind the fixed part */
     uint8_t room;   /* of the answer, in units of 16 bytes */
     uint8_t pieces; /* how long the descriptors are; 0: one */
@@ -136,10 +136,12 @@ static const char *const names[] = {"file", "dir",    "link",   "fifo",
                                     "new",  "other",  ".",      "..",
                                     "a/b",  "user.x", "user.y", "security.capability"};
 
-/* No more than a disk should take. */
+/* No more than a disk should take; and who reads, reads something. */
 static void tame(uint32_t opcode, uint8_t *body, size_t length)
 {
     struct fuse_fallocate_in in;
+    if (opcode == FUSE_READ || opcode == FUSE_READDIR || opcode == FUSE_READDIRPLUS)
+        body[offsetof(struct fuse_read_in, size) + 1] |= 2;
     if (opcode != FUSE_FALLOCATE || length < sizeof(in))
         return;
     memcpy(&in, body, sizeof(in));
@@ -205,7 +207,7 @@ static void send(const struct step *step, uint8_t *body, size_t length)
         .len = (uint32_t)((int)(sizeof(header) + length) + step->lie),
         .opcode = step->opcode,
         .unique = 12345,
-        .nodeid = step->node ? nodes[step->node % NUMBERS] : FUSE_ROOT_ID,
+        .nodeid = step->node < 0xf8 ? nodes[step->node % NUMBERS] : step->node,
     };
     size_t room = 16u * step->room;
     memcpy(request, &header, sizeof(header));
@@ -232,11 +234,83 @@ static void greet(void)
     PROMISE(session.greeted);
 }
 
+/* A file, a directory and a link are known, and the first two open: handles 0 and 1. */
+static void look_around(void)
+{
+    static const struct step steps[] = {
+        {.opcode = FUSE_LOOKUP, .room = 16, .name = 1},
+        {.opcode = FUSE_LOOKUP, .room = 16, .name = 2},
+        {.opcode = FUSE_LOOKUP, .room = 16, .name = 3},
+        {.opcode = FUSE_OPEN, .room = 16},
+        {.opcode = FUSE_OPENDIR, .room = 16, .node = 1},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+        uint8_t body[64] = {O_RDWR};
+        size_t length = steps[i].name ? add_name(body, 0, steps[i].name - 1) : 8;
+        send(&steps[i], body, length);
+        if (i == 0) /* nodes: the file, and the root */
+            for (unsigned j = 1; j < NUMBERS; j++)
+                nodes[j] = FUSE_ROOT_ID;
+    }
+    PROMISE(handles[0] && handles[1]);
+}
+
+/* What the opcode wants at least, so that a request need not be long to be looked at. */
+static size_t fixed_bytes(uint32_t opcode)
+{
+    static const uint8_t bytes[FUSE_TMPFILE + 2] = {
+        [FUSE_GETATTR] = sizeof(struct fuse_getattr_in),
+        [FUSE_SETATTR] = sizeof(struct fuse_setattr_in),
+        [FUSE_MKNOD] = sizeof(struct fuse_mknod_in),
+        [FUSE_MKDIR] = sizeof(struct fuse_mkdir_in),
+        [FUSE_RENAME] = sizeof(struct fuse_rename_in),
+        [FUSE_RENAME2] = sizeof(struct fuse_rename2_in),
+        [FUSE_LINK] = sizeof(struct fuse_link_in),
+        [FUSE_SETXATTR] = FUSE_COMPAT_SETXATTR_IN_SIZE,
+        [FUSE_GETXATTR] = sizeof(struct fuse_getxattr_in),
+        [FUSE_LISTXATTR] = sizeof(struct fuse_getxattr_in),
+        [FUSE_OPEN] = sizeof(struct fuse_open_in),
+        [FUSE_OPENDIR] = sizeof(struct fuse_open_in),
+        [FUSE_CREATE] = sizeof(struct fuse_create_in),
+        [FUSE_READ] = sizeof(struct fuse_read_in),
+        [FUSE_READDIR] = sizeof(struct fuse_read_in),
+        [FUSE_READDIRPLUS] = sizeof(struct fuse_read_in),
+        [FUSE_WRITE] = sizeof(struct fuse_write_in),
+        [FUSE_RELEASE] = sizeof(struct fuse_release_in),
+        [FUSE_RELEASEDIR] = sizeof(struct fuse_release_in),
+        [FUSE_FLUSH] = sizeof(struct fuse_flush_in),
+        [FUSE_LSEEK] = sizeof(struct fuse_lseek_in),
+        [FUSE_FALLOCATE] = sizeof(struct fuse_fallocate_in),
+        [FUSE_COPY_FILE_RANGE] = sizeof(struct fuse_copy_file_range_in),
+        [FUSE_FORGET] = sizeof(struct fuse_forget_in),
+    };
+    return bytes[opcode];
+}
+
+static bool starts_with_handle(uint32_t opcode)
+{
+    switch (opcode) {
+    case FUSE_READ:
+    case FUSE_WRITE:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+    case FUSE_RELEASE:
+    case FUSE_RELEASEDIR:
+    case FUSE_FLUSH:
+    case FUSE_LSEEK:
+    case FUSE_FALLOCATE:
+    case FUSE_COPY_FILE_RANGE:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Returns what is left of the input. */
 static size_t take_step(const uint8_t *data, size_t size)
 {
     struct step step;
-    uint8_t body[BODY];
+    uint8_t body[BODY] = {0};
     memcpy(&step, data, sizeof(step));
     data += sizeof(step);
     size -= sizeof(step);
@@ -246,9 +320,9 @@ static size_t take_step(const uint8_t *data, size_t size)
     if (step.opcode == FUSE_SYNCFS || step.opcode == FUSE_FSYNC || step.opcode == FUSE_FSYNCDIR)
         step.opcode = FUSE_FLUSH; /* the same, but for the time that it takes */
     tame(step.opcode, body, length);
-    if ((step.handle & 0x80) && length >= sizeof(handles[0]))
+    size_t with_names = step.handle & 0x40 ? length : MAX(length, fixed_bytes(step.opcode));
+    if (!(step.handle & 0x80) && starts_with_handle(step.opcode))
         memcpy(body, &handles[step.handle % NUMBERS], sizeof(handles[0]));
-    size_t with_names = length;
     if (step.name & 0x0f)
         with_names = add_name(body, with_names, (step.name & 0x0f) - 1);
     if (step.name & 0xf0)
@@ -267,6 +341,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         nodes[i] = FUSE_ROOT_ID;
     memset(handles, 0, sizeof(handles));
     greet();
+    next_node = next_handle = 0;
+    look_around();
     for (unsigned i = 0; i < STEPS && size >= sizeof(struct step); i++) {
         size_t left = take_step(data, size);
         data += size - left;
