@@ -50,9 +50,11 @@ static struct virtio_fs *fs_of(struct virtio_device *device)
     return container_of(device, struct virtio_fs, virtio);
 }
 
-/* 1: served; otherwise as virtq_pop(). */
-static int serve_one(struct virtio_fs *self, struct virtq *ring)
+/* 1: served; otherwise as virtq_pop(). Each is published at once, for the next one may take its
+ * time. */
+static int serve_one(struct virtio_fs *self, unsigned queue)
 {
+    struct virtq *ring = &self->virtio.queues[queue].ring;
     int got = virtq_pop(ring, &self->chain);
     if (got != 1)
         return got;
@@ -60,6 +62,7 @@ static int serve_one(struct virtio_fs *self, struct virtq *ring)
     if (written < 0)
         return (int)written;
     virtq_push(ring, self->chain.head, (uint32_t)written);
+    virtio_flush(&self->virtio, queue);
     return 1;
 }
 
@@ -71,11 +74,10 @@ static void fs_kick(struct virtio_device *device, unsigned queue)
     do {
         int got = 1;
         virtq_quiet(ring);
-        while (served < TURN_REQUESTS && (got = serve_one(self, ring)) == 1)
+        while (served < TURN_REQUESTS && (got = serve_one(self, queue)) == 1)
             served++;
         if (got < 0)
             virtio_broken(device, "a queue is nonsense, or a request has no room for its header");
-        virtio_flush(device, queue);
         if (served == TURN_REQUESTS) {
             virtio_notify(device, queue); /* come again */
             return;

@@ -189,15 +189,15 @@ static void put_dirent(void *at, const struct share_dirent *entry, size_t name_l
     memset((uint8_t *)at + used, 0, FUSE_DIRENT_ALIGN(used) - used);
 }
 
-/* An entry that cannot be looked up (it may be gone, or there may be no descriptor left for it) is
- * listed without: node 0. The guest looks itself when it wants it. */
+/* An entry that cannot be looked up (it may be gone, or descriptors may be getting scarce) is listed
+ * without: node 0. The guest looks itself when it wants it. */
 static void put_direntplus(struct fs_session *session, const struct fs_request *request,
                            uint8_t *at, const struct share_dirent *entry, size_t name_length)
 {
     struct fuse_entry_out *out = (void *)at;
     struct share_entry found;
     *out = (struct fuse_entry_out){0};
-    if (!is_dots(entry->name) &&
+    if (!is_dots(entry->name) && share_has_plenty(session->share) &&
         share_lookup(session->share, request->header.nodeid, entry->name, &found) == 0)
         fs_fill_entry(session, out, &found);
     put_dirent(at + sizeof(*out), entry, name_length);

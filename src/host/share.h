@@ -64,6 +64,8 @@ struct share_counts {
     unsigned nodes, handles; /* in force; the root counts */
 };
 struct share_counts share_count(const struct share *share);
+/* A quarter of the descriptors is free: nodes may be taken that nobody has asked for yet. */
+bool share_has_plenty(const struct share *share);
 
 /* ---- nodes ---- */
 

@@ -295,6 +295,11 @@ void share_table_finish(struct share *share)
     free(share->handles);
 }
 
+bool share_has_plenty(const struct share *share)
+{
+    return share->node_count + share->handle_count < share->descriptors_max / 4 * 3;
+}
+
 struct share_counts share_count(const struct share *share)
 {
     return (struct share_counts){.nodes = share->node_count, .handles = share->handle_count};

@@ -326,6 +326,35 @@ static void fs_bounds_what_a_guest_may_hold(void **state)
     assert_int_equal(fs_look(&bench, ROOT, "f150", &entry), 0);
 }
 
+/* A long listing leaves room for what is asked for by name. */
+static void fs_lists_more_than_a_guest_may_hold(void **state)
+{
+    static uint8_t reply[FS_ROOM - sizeof(struct fuse_out_header)];
+    struct fuse_read_in in = {.size = sizeof(reply)};
+    struct virtio_fs_stats stats;
+    struct fuse_entry_out entry;
+    char name[16];
+    tear_down(state);
+    fs_bench_start(&bench, &(struct fs_wanted){.descriptors_max = 100});
+    for (unsigned i = 0; i < 200; i++) {
+        snprintf(name, sizeof(name), "f%u", i);
+        fs_host_write(&bench, name, "");
+    }
+    assert_int_equal(fs_open_directory(&bench, ROOT, &in.fh), 0);
+    int got = fs_call(&bench, FUSE_READDIRPLUS, ROOT, (struct fs_parts){FS_FIXED(in)}, reply,
+                      sizeof(reply));
+    assert_int_equal(got, 202 * (sizeof(entry) + 32));
+    virtio_fs_stats(bench.device, &stats);
+    assert_int_equal(stats.nodes + stats.handles, 75);
+    for (unsigned i = 0; i < 200; i++) {
+        snprintf(name, sizeof(name), "f%u", i);
+        if (fs_look(&bench, ROOT, name, &entry) < 0)
+            break;
+    }
+    virtio_fs_stats(bench.device, &stats);
+    assert_int_equal(stats.nodes + stats.handles, 100);
+}
+
 static void fs_stands_a_flood_of_forgets(void **state)
 {
     static struct {
@@ -477,6 +506,7 @@ int main(void)
         PROMISE(fs_refuses_nodes_that_it_never_named),
         PROMISE(fs_refuses_handles_of_the_wrong_kind),
         PROMISE(fs_bounds_what_a_guest_may_hold),
+        PROMISE(fs_lists_more_than_a_guest_may_hold),
         PROMISE(fs_stands_a_flood_of_forgets),
         PROMISE(fs_ends_a_session_when_another_begins),
         PROMISE(fs_changes_nothing_in_a_read_only_share),
