@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
-_nido_commands=(run ps status stats console pause resume balloon stop doctor version help)
+_nido_commands=(run ps status stats console pause resume balloon stop kernel doctor version help)
 _nido_run_flags=(
     --kernel
     --initrd
@@ -26,6 +26,11 @@ _nido_run_flags=(
     --on-reboot
     --timeout
     --grace
+    --root
+    --env
+    --workdir
+    --user
+    --tty
     --result
     --timeline
     --trace
@@ -116,7 +121,7 @@ _nido_words() {
 _nido_value() {
     local prefix=$2 value=$3
     case $1 in
-    --kernel | --initrd | --dump-dtb | --config | --result | --trace | --pidfile) _nido_files "$prefix" "$value" ;;
+    --root | --kernel | --initrd | --dump-dtb | --config | --result | --trace | --pidfile) _nido_files "$prefix" "$value" ;;
     --dump-acpi) _nido_files "$prefix" "$value" -d ;;
     --kernel-cache)
         _nido_offer "$prefix" "$value" none
@@ -170,7 +175,7 @@ _nido_value() {
 _nido_run() {
     local cur=${words[-1]} previous=${words[-2]}
     case $previous in
-    --hugepages | --dump-config | --detach | --timeline) ;;
+    --hugepages | --dump-config | --detach | --timeline | --tty) ;;
     --help | -h) _nido_offer '' "$cur" all ;;
     --*=*) ;;
     --*)
@@ -206,6 +211,7 @@ _nido() {
         help) _nido_help "$cur" ;;
         status | stats | balloon) _nido_machine "$cur" --json ;;
         console | pause | resume) _nido_machine "$cur" ;;
+        kernel) ((${#words[@]} > 3)) || _nido_offer '' "$cur" add ls default rm ;;
         stop) _nido_machine "$cur" --force --grace ;;
         esac
     fi

@@ -8,10 +8,12 @@
 #include <stdio.h>
 
 /* Exit statuses that are nido's own. Below 123 they are the guest's command's. */
-#define EXIT_GUEST_CRASHED 123
-#define EXIT_TIME_LIMIT    124
-#define EXIT_NIDO_FAILED   125
-#define EXIT_SIGNAL_BASE   128
+#define EXIT_GUEST_CRASHED        123
+#define EXIT_TIME_LIMIT           124
+#define EXIT_NIDO_FAILED          125
+#define EXIT_COMMAND_NOT_RUNNABLE 126
+#define EXIT_COMMAND_NOT_FOUND    127
+#define EXIT_SIGNAL_BASE          128
 
 /* argv[0] is the command's own name. Returns the exit status. */
 int cmd_run(int argc, char **argv);
@@ -23,6 +25,7 @@ int cmd_pause(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
 int cmd_balloon(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
+int cmd_kernel(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);

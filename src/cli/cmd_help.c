@@ -27,6 +27,8 @@ static void help_nido(FILE *to)
         "  nido balloon NAME [SIZE]           what its balloon holds; how much it shall give back\n"
         "  nido console NAME                  its console, where it was started with --detach\n"
         "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
+        "  nido run --root IMAGE -- COMMAND   a command in a machine of its own\n"
+        "  nido kernel add|ls|default|rm      the kernels for that\n"
         "  nido doctor                        what this host can do, and what is missing\n"
         "  nido version | help [COMMAND]\n"
         "\n"
@@ -64,15 +66,15 @@ static void help_keys(FILE *to, const struct config_key *keys, unsigned count, b
 
 void help_run(FILE *to, bool all)
 {
-    fputs("nido run --kernel FILE [FLAG...]\n\n", to);
+    fputs("nido run --kernel FILE | --root IMAGE [FLAG...] [-- COMMAND...]\n\n", to);
     help_keys(to, config_keys, config_key_count, all);
     help_keys(to, run_keys, run_key_count, all);
     if (all)
         fputs("\nIn a terminal: Ctrl-A x leaves, Ctrl-A c shows the status, Ctrl-A h helps.\n", to);
     else
         fputs("\n'nido help run all' lists all flags and forms; the manual: man nido-run\n", to);
-    fputs("Exit status: 0 the guest powered off or rebooted; 123 it crashed; 124 its time\n"
-          "limit came; 125 nido failed; 128+n signal n ended it.\n",
+    fputs("Exit status: the command's; 0 the guest powered off or rebooted; 123 crashed;\n"
+          "124 its time limit came; 125 nido failed; 128+n signal n ended it.\n",
           to);
 }
 

@@ -10,10 +10,12 @@
 #include "base/own.h"
 #include "base/trace.h"
 #include "cli/answers.h"
+#include "cli/chores.h"
 #include "cli/cli.h"
 #include "cli/console_hub.h"
 #include "cli/control.h"
 #include "cli/detach.h"
+#include "cli/job_flags.h"
 #include "cli/result.h"
 #include "cli/run_flags.h"
 #include "cli/traffic.h"
@@ -35,6 +37,8 @@
 /* Enough for a reader that is there; one that is not shall not keep nido. */
 #define LAST_WORDS_S 1ul
 
+#define INTERRUPTS_MAX 3u
+
 static const char timed_out[] = "timeout";
 
 struct run {
@@ -45,7 +49,10 @@ struct run {
     struct loop *loop;
     struct nido_machine *machine; /* made anew for each restart */
     struct control *control;
-    struct console_hub *hub; /* of a detached machine */
+    struct job *job;            /* NULL: there is no command */
+    struct job_outcome outcome; /* its, once it is known */
+    unsigned interrupts;        /* passed on to it */
+    struct console_hub *hub;    /* of a detached machine */
     int hub_guest_fd;
     struct term *term;
     struct term_actions actions;
@@ -97,17 +104,44 @@ static void ask_to_end(struct run *run, int signal_number)
     start_grace(run, run->flags.grace_s);
 }
 
+/* A signal is the command's, where one runs. SIGTERM is a request to end; of SIGINT, the third is. */
+static bool pass_on(struct run *run, int signal_number)
+{
+    if (!run->job || run->stopped_by || !job_signal(run->job, signal_number))
+        return false;
+    run->interrupts += signal_number == SIGINT;
+    if (signal_number == SIGTERM || run->interrupts == INTERRUPTS_MAX) {
+        run->stopped_by = signal_number;
+        start_grace(run, run->flags.grace_s);
+    }
+    return true;
+}
+
+static void end_by_signal(struct run *run, int signal_number)
+{
+    if (pass_on(run, signal_number))
+        return;
+    if (run->job && !run->stopped_by) {
+        run->stopped_by = signal_number;
+        pull_plug(run, "signal");
+    } else {
+        ask_to_end(run, signal_number);
+    }
+}
+
 static void on_signal(struct loop_source *source, uint32_t events)
 {
     struct run *run = container_of(source, struct run, signals);
     struct signalfd_siginfo info;
     if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        ask_to_end(run, (int)info.ssi_signo);
+        end_by_signal(run, (int)info.ssi_signo);
 }
 
 static void tell_size(struct run *run)
 {
     struct winsize size;
+    if (run->job && run->resized.fd >= 0)
+        job_resize(run->job);
     if (run->machine && run->resized.fd >= 0 && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0)
         machine_resize_console(run->machine, size.ws_col, size.ws_row);
 }
@@ -146,6 +180,11 @@ static void on_timeout(struct loop_source *source, uint32_t events)
 static void on_ended(struct loop_source *source, uint32_t events)
 {
     loop_quit(container_of(source, struct run, ended)->loop);
+}
+
+static void on_job_over(void *self)
+{
+    loop_quit(((struct run *)self)->loop);
 }
 
 static void on_quit(struct loop_task *task)
@@ -191,7 +230,7 @@ static void answer_stop(struct answers *answers, long grace_s)
 {
     struct run *run = container_of(answers, struct run, answers);
     if (!run->stopped_by)
-        ask_to_end(run, SIGTERM);
+        end_by_signal(run, SIGTERM);
     if (grace_s >= 0)
         start_grace(run, (unsigned long)grace_s);
 }
@@ -224,6 +263,11 @@ static int take_signals(struct run *run, struct nido_error *err)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    if (run->flags.job.root) {
+        sigaddset(&set, SIGQUIT);
+        sigaddset(&set, SIGUSR1);
+        sigaddset(&set, SIGUSR2);
+    }
     sigprocmask(SIG_BLOCK, &set, NULL);
     int ret =
         watch(run, &run->signals, signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), on_signal, err);
@@ -247,7 +291,7 @@ static bool on_stdio(const struct run *run)
 static int take_resizes(struct run *run, struct nido_error *err)
 {
     sigset_t set;
-    if (!run->flags.config.machine.console_virtio)
+    if (!run->flags.config.machine.console_virtio && !run->flags.job.tty)
         return 0;
     sigemptyset(&set);
     sigaddset(&set, SIGWINCH);
@@ -268,21 +312,24 @@ static int take_console(struct run *run, struct nido_error *err)
         machine->console_fd = run->hub_guest_fd;
         return ret;
     }
-    if (!isatty(STDIN_FILENO))
+    /* A command reads and writes where the console would. */
+    if (run->flags.job.root)
+        machine->console = NIDO_CONSOLE_NONE;
+    if (!isatty(STDIN_FILENO) || (run->flags.job.root && !run->flags.job.tty))
         return 0;
     int ret = term_create(&run->term, STDIN_FILENO, &run->actions, err);
     return ret < 0 ? ret : take_resizes(run, err);
 }
 
-static int write_pidfile(const struct run *run, struct nido_error *err)
+static int prepare_job(struct run *run, struct nido_error *err)
 {
-    const char *path = run->flags.pidfile;
-    if (!path)
+    const struct job_flags *flags = &run->flags.job;
+    if (!flags->root)
         return 0;
-    FILE *file = fopen(path, "we");
-    if (!file || fprintf(file, "%ld\n", (long)getpid()) < 0 || fclose(file) != 0)
-        return error_errno(err, errno, "pidfile %s: cannot be written", path);
-    return 0;
+    int ret = job_create(&run->job, flags, run->flags.name, &run->flags.config.machine, err);
+    return ret < 0 ? ret
+                   : job_start(run->job, run->loop, run->term ? term_keys(run->term) : NULL,
+                               on_job_over, run, err);
 }
 
 /* A share keeps a descriptor for each file that the guest knows; the usual limit of 1024 is there for
@@ -311,23 +358,11 @@ static int set_up(struct run *run, struct nido_error *err)
                             &run->answers, err);
     if (ret == 0)
         ret = take_console(run, err);
+    if (ret == 0)
+        ret = prepare_job(run, err);
     run->answers.name = run->flags.name;
     run->answers.hub = run->hub;
-    return ret == 0 ? write_pidfile(run, err) : ret;
-}
-
-/* The machine owns the TAPs it gets; one that starts again needs them once more. */
-static int lend_descriptors(struct nido_config *config, struct nido_error *err)
-{
-    for (unsigned i = 0; i < config->net_count; i++) {
-        struct nido_net *net = &config->nets[i];
-        if (net->kind != NIDO_NET_FD)
-            continue;
-        net->fd = fcntl(net->fd, F_DUPFD_CLOEXEC, 3);
-        if (net->fd < 0)
-            return error_errno(err, errno, "--net fd: cannot copy the descriptor");
-    }
-    return 0;
+    return ret == 0 ? chores_write_pidfile(run->flags.pidfile, err) : ret;
 }
 
 static int build(struct run *run, struct nido_error *err)
@@ -340,7 +375,7 @@ static int build(struct run *run, struct nido_error *err)
     };
     int ret = 0;
     if (run->flags.restart_on_reboot || run->flags.restart_on_panic)
-        ret = lend_descriptors(&config, err);
+        ret = chores_lend_descriptors(&config, err);
     if (ret == 0)
         ret = machine_build(&run->machine, &config, &console, err);
     run->answers.machine = run->machine;
@@ -384,16 +419,6 @@ static const char *reason_of(const struct run *run, enum nido_end end)
     return end < ARRAY_SIZE(reasons) ? reasons[end] : "failed";
 }
 
-/* Line by line: a raw terminal needs a carriage return with each. */
-static void print_report(const char *report)
-{
-    while (report && *report) {
-        int length = (int)strcspn(report, "\n");
-        log_error("%.*s", length, report);
-        report += length + (report[length] == '\n');
-    }
-}
-
 /* Returns the exit status. */
 static int conclude(struct run *run, const char *reason, int status, const char *report)
 {
@@ -403,7 +428,8 @@ static int conclude(struct run *run, const char *reason, int status, const char 
     const struct result result = {
         .reason = reason,
         .code = status,
-        .signal = run->stopped_by,
+        .signal = run->outcome.signal ? run->outcome.signal : run->stopped_by,
+        .oom = run->outcome.oom,
         .restarts = run->restarts,
         .traffic = run->traffic,
         .wall_ns = clock_now_ns() - run->start_ns,
@@ -435,6 +461,21 @@ static bool shall_restart(const struct run *run, enum nido_end end)
     bool wanted = (end == NIDO_RESET && run->flags.restart_on_reboot) ||
                   (end == NIDO_PANICKED && run->flags.restart_on_panic);
     return wanted && !run->stopped_by && !run->plug;
+}
+
+/* How it ended: as its command did, unless it was cut short. */
+static int conclude_end(struct run *run, enum nido_end end, const char *report)
+{
+    const char *reason = reason_of(run, end);
+    int status = exit_status(run, end);
+    bool by_itself = end != NIDO_STOPPED && end != NIDO_RUNNING;
+    if (run->job && !run->plug && job_outcome(run->job, by_itself, &run->outcome))
+        return conclude(run, run->outcome.reason, run->outcome.code, report);
+    if (run->job && status == 0) {
+        log_error("the guest %s before its command ended", reason);
+        status = EXIT_GUEST_CRASHED;
+    }
+    return conclude(run, reason, status, report);
 }
 
 static void destroy_machine(struct run *run)
@@ -475,9 +516,11 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     enum nido_end end = nido_machine_end(run->machine, &report);
     nido_machine_stop(run->machine);
     drain_console(run, end);
+    if (run->job)
+        job_drain(run->job, run->signals.fd);
     show_trace(run, guest_start_ns);
     *restart = shall_restart(run, end);
-    print_report(report);
+    chores_print_report(report);
     nido_machine_status(run->machine, &status);
     traffic_add(&run->traffic, &status.traffic);
     if (*restart) {
@@ -485,13 +528,14 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
         run->restarts++;
         return 0;
     }
-    return conclude(run, reason_of(run, end), exit_status(run, end), report);
+    return conclude_end(run, end, report);
 }
 
 static void tear_down(struct run *run)
 {
     struct loop_source *sources[] = {&run->signals, &run->grace, &run->timeout, &run->resized};
     nido_machine_destroy(run->machine);
+    job_destroy(run->job);
     console_hub_destroy(run->hub);
     if (run->hub_guest_fd >= 0)
         close(run->hub_guest_fd);
@@ -519,6 +563,8 @@ static int run_to_the_end(struct run *run, struct nido_error *err)
 {
     int status = EXIT_NIDO_FAILED;
     bool restart = true;
+    if (job_check_flags(&run->flags, err) < 0)
+        return status;
     if (run->flags.detach && detach_begin(&run->detach, err) < 0)
         return status;
     if (detach_is_parent(&run->detach))

@@ -35,10 +35,10 @@ static json_t *record(const struct result *result)
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     json_t *json = json_pack(
-        "{s:s, s:i, s:o, s:i, s:f, s:f, s:I, s:o}", "reason", result->reason, "code", result->code,
-        "signal", result->signal ? json_integer(result->signal) : json_null(), "restarts",
-        (int)result->restarts, "wall_s", (double)result->wall_ns / 1e9, "cpu_s",
-        seconds(&usage.ru_utime) + seconds(&usage.ru_stime), "peak_memory_bytes",
+        "{s:s, s:i, s:o, s:b, s:i, s:f, s:f, s:I, s:o}", "reason", result->reason, "code",
+        result->code, "signal", result->signal ? json_integer(result->signal) : json_null(), "oom",
+        result->oom, "restarts", (int)result->restarts, "wall_s", (double)result->wall_ns / 1e9,
+        "cpu_s", seconds(&usage.ru_utime) + seconds(&usage.ru_stime), "peak_memory_bytes",
         peak_memory_bytes(), "report", result->report ? json_string(result->report) : json_null());
     traffic_add_json(json, moved);
     return json;

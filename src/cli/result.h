@@ -7,12 +7,14 @@
 #include "base/error.h"
 
 #include <nido/machine.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct result {
     const char *reason; /* a word: nido-run(1) lists them */
     int code;           /* the exit status */
     int signal;         /* that asked for the end; 0: none */
+    bool oom;           /* processes of the guest were killed for want of memory */
     unsigned restarts;  /* after the first start */
     uint64_t wall_ns;
     struct nido_traffic traffic; /* of all starts together */

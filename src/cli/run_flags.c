@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "cli/job_flags.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -96,6 +97,32 @@ static int set_log(struct config *config, char *value, struct nido_error *err)
 }
 
 const struct config_key run_keys[] = {
+    {.name = "root",
+     .type = CONFIG_TEXT,
+     .value = "IMAGE",
+     .help = "runs the command behind -- on this root",
+     .common = true,
+     .set = job_set_root},
+    {.name = "env",
+     .type = CONFIG_TEXT,
+     .value = "NAME[=VALUE]",
+     .help = "of the command's environment; without =VALUE, as it is here",
+     .repeatable = true,
+     .set = job_set_env},
+    {.name = "workdir",
+     .type = CONFIG_TEXT,
+     .value = "DIR",
+     .help = "where the command starts, in the guest",
+     .set = job_set_directory},
+    {.name = "user",
+     .type = CONFIG_TEXT,
+     .value = "NAME|UID[:GROUP|GID]",
+     .help = "whom the command runs as, by the guest's own files",
+     .set = job_set_user},
+    {.name = "tty",
+     .type = CONFIG_SWITCH,
+     .help = "gives the command a terminal: this one",
+     .set = job_set_tty},
     {.name = "name",
      .type = CONFIG_TEXT,
      .value = "NAME",
@@ -213,7 +240,11 @@ static int parse(struct run_flags *flags, int argc, char **argv, struct nido_err
             flags->help_all = i + 1 < argc && strcmp(argv[i + 1], "all") == 0;
             return 0;
         }
-        if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
+        if (strcmp(argv[i], "--") == 0) {
+            flags->job.command = argv + i + 1;
+            break;
+        }
+        if (strncmp(argv[i], "--", 2) != 0)
             return error_set(err, EINVAL, "'%s' is not a flag; 'nido help run all' lists them",
                              argv[i]);
         int ret = parse_flag(&flags->config, argv, &i, err);

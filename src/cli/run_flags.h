@@ -6,6 +6,7 @@
  * A configuration file may hold both. */
 
 #include "base/error.h"
+#include "cli/job.h"
 #include "cli/rundir.h"
 #include "config/config.h"
 
@@ -20,6 +21,7 @@ struct run_flags {
     bool detach;
     char name[RUNDIR_NAME_BYTES]; /* empty: none was given */
     bool timeline;
+    struct job_flags job;
     const char *pidfile, *result, *trace; /* NULL: none */
 };
 

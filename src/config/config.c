@@ -196,7 +196,7 @@ static int check_balloon(const struct nido_config *machine, struct nido_error *e
 int config_check(const struct config *config, struct nido_error *err)
 {
     const struct nido_config *machine = &config->machine;
-    if (!machine->kernel)
+    if (!machine->kernel && !config->kernel_is_optional)
         return error_set(err, EINVAL,
                          "--kernel is needed: a bzImage or vmlinux, such as /boot/vmlinuz-...");
     if (config->net_none && machine->net_count)

@@ -78,9 +78,10 @@ struct config {
      * struct around this one. */
     const struct config_key *more_keys;
     unsigned more_count;
-    bool net_none;    /* "--net none" was given */
-    bool dump;        /* --dump-config */
-    const char *file; /* of --config */
+    bool kernel_is_optional; /* somebody else will choose one */
+    bool net_none;           /* "--net none" was given */
+    bool dump;               /* --dump-config */
+    const char *file;        /* of --config */
     unsigned entry_count;
     struct config_entry entries[CONFIG_ENTRIES_MAX];
 };

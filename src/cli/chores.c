@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/chores.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+int chores_write_pidfile(const char *path, struct nido_error *err)
+{
+    if (!path)
+        return 0;
+    FILE *file = fopen(path, "we");
+    if (!file || fprintf(file, "%ld\n", (long)getpid()) < 0 || fclose(file) != 0)
+        return error_errno(err, errno, "pidfile %s: cannot be written", path);
+    return 0;
+}
+
+int chores_lend_descriptors(struct nido_config *config, struct nido_error *err)
+{
+    for (unsigned i = 0; i < config->net_count; i++) {
+        struct nido_net *net = &config->nets[i];
+        if (net->kind != NIDO_NET_FD)
+            continue;
+        net->fd = fcntl(net->fd, F_DUPFD_CLOEXEC, 3);
+        if (net->fd < 0)
+            return error_errno(err, errno, "--net fd: cannot copy the descriptor");
+    }
+    return 0;
+}
+
+void chores_print_report(const char *report)
+{
+    while (report && *report) {
+        int length = (int)strcspn(report, "\n");
+        log_error("%.*s", length, report);
+        report += length + (report[length] == '\n');
+    }
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_CLI_CHORES_H
+#define NIDO_CLI_CHORES_H
+
+/* Small steps of nido run that need nothing of its state. */
+
+#include "base/error.h"
+
+#include <nido/config.h>
+
+/* NULL: none is wanted. */
+int chores_write_pidfile(const char *path, struct nido_error *err);
+/* The machine owns the TAPs it gets; one that starts again needs them once more. */
+int chores_lend_descriptors(struct nido_config *config, struct nido_error *err);
+/* Line by line: a raw terminal needs a carriage return with each. NULL: nothing. */
+void chores_print_report(const char *report);
+
+#endif

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/job.h"
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "cli/cli.h"
+#include "cli/kernels.h"
+#include "cli/rundir.h"
+#include "firmware/guest/protocol.h"
+#include "host/relay.h"
+#include "lib/agent.h"
+#include "lib/root_image.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#define ROOT_SERIAL     "nido-root"
+#define GUEST_CID       3u
+#define RELAYS          3u
+#define CMDLINE_BYTES   4096u
+#define CMDLINE_OF_JOBS "quiet panic=-1 cryptomgr.notests"
+
+/* How long output may still come after the command's end, with nothing moving. */
+#define LAST_BYTES_S 10u
+
+/* A guest that panics or powers off takes the agent with it; the machine's end, which comes right
+ * behind, tells more. */
+#define LAST_MOMENT_S 2u
+
+struct job {
+    const struct job_flags *flags;
+    struct loop *loop;
+    struct agent *agent;
+    struct stream_keys *keys;
+    void (*over)(void *self);
+    void *self;
+
+    struct stored_kernel kernel;
+    struct root_image root;
+    struct agent_setup setup;
+    char vsock_path[UNIX_PATH_BYTES], cmdline[CMDLINE_BYTES];
+
+    unsigned number; /* of the command, in the guest; 0: it was not asked for yet */
+    bool ended;      /* `how` tells */
+    bool broken;     /* the agent: `why` tells */
+    char why[NIDO_ERROR_TEXT_BYTES];
+    bool is_over; /* and the owner knows */
+    struct agent_exit how;
+    struct loop_source patience; /* with the last bytes */
+    struct relay *relays[RELAYS];
+    unsigned expected; /* streams of output that have not ended, as bits */
+};
+
+/* ---- the machine for it ---- */
+
+static int add_root_disk(struct job *job, struct nido_config *machine, struct nido_error *err)
+{
+    if (machine->disk_count == NIDO_DISKS_MAX)
+        return error_set(err, E2BIG, "--root: %u disks are all that a machine has; leave out one",
+                         NIDO_DISKS_MAX);
+    machine->disks[machine->disk_count++] = (struct nido_disk){
+        .path = job->flags->root, .id = ROOT_SERIAL, .read_only = true, .raw_for_sure = true};
+    job->setup.source = ROOT_SERIAL;
+    job->setup.fstype = job->root.fstype;
+    return 0;
+}
+
+static int set_root(struct job *job, struct nido_config *machine, struct nido_error *err)
+{
+    int ret = root_image_recognise(job->flags->root, &job->root, err);
+    if (ret == 0 && job->root.kind == ROOT_DIRECTORY)
+        ret = error_set(err, ENOTSUP,
+                        "directories are not shared yet; make an image of it: "
+                        "mke2fs -t ext4 -d DIR root.ext4 4G");
+    if (ret < 0)
+        return error_prefix(err, "--root %s", job->flags->root);
+    return add_root_disk(job, machine, err);
+}
+
+static int set_kernel(struct job *job, struct nido_config *machine, struct nido_error *err)
+{
+    if (machine->initrd)
+        return error_set(err, EINVAL, "--initrd: with --root the initrd is nido's own");
+    int ret = kernels_choose(machine->kernel, &job->kernel, err);
+    if (ret < 0)
+        return ret;
+    machine->kernel = job->kernel.kernel_path;
+    machine->initrd = job->kernel.initrd_path;
+    if (snprintf(job->cmdline, sizeof(job->cmdline), "%s %s", machine->cmdline, CMDLINE_OF_JOBS) >=
+        (int)sizeof(job->cmdline))
+        return error_set(err, E2BIG, "--cmdline: too long");
+    machine->cmdline = job->cmdline;
+    return 0;
+}
+
+static int set_vsock(struct job *job, const char *name, struct nido_config *machine,
+                     struct nido_error *err)
+{
+    char directory[UNIX_PATH_BYTES];
+    if (machine->vsock.cid) {
+        snprintf(job->vsock_path, sizeof(job->vsock_path), "%s", machine->vsock.path);
+        return 0;
+    }
+    int ret = rundir_path(directory, sizeof(directory), err);
+    if (ret < 0)
+        return ret;
+    if (snprintf(job->vsock_path, sizeof(job->vsock_path), "%s/%s.vsock", directory, name) >=
+        (int)sizeof(job->vsock_path))
+        return error_set(err, ENAMETOOLONG, "--name %s: too long for a socket's path", name);
+    machine->vsock = (struct nido_vsock){.cid = GUEST_CID, .path = job->vsock_path};
+    return 0;
+}
+
+int job_create(struct job **out, const struct job_flags *flags, const char *name,
+               struct nido_config *machine, struct nido_error *err)
+{
+    struct job *job = calloc(1, sizeof(*job));
+    if (!job)
+        return error_set(err, ENOMEM, "out of memory");
+    job->flags = flags;
+    job->patience.fd = -1;
+    job->setup = (struct agent_setup){.fstype = "", .scratch = "", .hostname = name};
+    int ret = set_root(job, machine, err);
+    if (ret == 0)
+        ret = set_kernel(job, machine, err);
+    if (ret == 0)
+        ret = set_vsock(job, name, machine, err);
+    if (ret < 0) {
+        job_destroy(job);
+        return ret;
+    }
+    *out = job;
+    return 0;
+}
+
+/* ---- its end ---- */
+
+static void say_over(struct job *job)
+{
+    if (job->is_over)
+        return;
+    job->is_over = true;
+    job->over(job->self);
+}
+
+static void check_over(struct job *job)
+{
+    if (job->ended && !job->expected)
+        say_over(job);
+}
+
+static void on_patience(struct loop_source *source, uint32_t events)
+{
+    struct job *job = container_of(source, struct job, patience);
+    if (job->ended)
+        log_warn("the command has ended, but not its output; that is all there is");
+    say_over(job);
+}
+
+static void wait_a_little(struct job *job, unsigned seconds)
+{
+    const struct itimerspec in = {.it_value.tv_sec = seconds};
+    job->patience = (struct loop_source){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC),
+                                         .events = EPOLLIN,
+                                         .ready = on_patience};
+    timerfd_settime(job->patience.fd, 0, &in, NULL);
+    loop_add(job->loop, &job->patience, NULL);
+}
+
+static void on_ended(void *self, const struct agent_exit *how)
+{
+    struct job *job = self;
+    job->ended = true;
+    job->how = *how;
+    if (how->outcome == AGENT_NOT_FOUND || how->outcome == AGENT_NOT_STARTED) {
+        const char *why = how->value == ESRCH ? "there is no such user" : strerror((int)how->value);
+        log_error("%s: cannot be run: %s", job->flags->command[0], why);
+        job->expected = 0;
+    }
+    if (job->expected)
+        wait_a_little(job, LAST_BYTES_S);
+    check_over(job);
+}
+
+static void on_broken(void *self, const char *why)
+{
+    struct job *job = self;
+    if (job->ended)
+        return;
+    job->broken = true;
+    snprintf(job->why, sizeof(job->why), "%s", why);
+    wait_a_little(job, LAST_MOMENT_S);
+}
+
+/* ---- its streams ---- */
+
+static void stream_ended(struct job *job, unsigned bits)
+{
+    job->expected &= ~bits;
+    check_over(job);
+}
+
+static void stdin_ended(void *self)
+{
+}
+static void stdout_ended(void *self)
+{
+    stream_ended(self, 1u << STDOUT_FILENO);
+}
+static void stderr_ended(void *self)
+{
+    stream_ended(self, 1u << STDERR_FILENO);
+}
+
+static int connect(struct job *job, unsigned stream, int fd, struct nido_error *err)
+{
+    struct relay **relays = job->relays;
+    struct loop *loop = job->loop;
+    int ret;
+    switch (stream) {
+    case STDIN_FILENO:
+        return relay_create(&relays[0], loop, RELAY_TO_GUEST, STDIN_FILENO, fd, NULL, stdin_ended,
+                            job, err);
+    case STDOUT_FILENO:
+        return relay_create(&relays[1], loop, RELAY_FROM_GUEST, fd, STDOUT_FILENO, NULL,
+                            stdout_ended, job, err);
+    case STDERR_FILENO:
+        return relay_create(&relays[2], loop, RELAY_FROM_GUEST, fd, STDERR_FILENO, NULL,
+                            stderr_ended, job, err);
+    default:
+        ret = relay_create(&relays[0], loop, RELAY_TO_GUEST, STDIN_FILENO, fd, job->keys,
+                           stdin_ended, job, err);
+        return ret < 0 ? ret
+                       : relay_create(&relays[1], loop, RELAY_FROM_GUEST, fd, STDOUT_FILENO, NULL,
+                                      stdout_ended, job, err);
+    }
+}
+
+static void on_stream(void *self, unsigned stream, int fd)
+{
+    struct job *job = self;
+    struct nido_error err;
+    own_fd int socket = fd;
+    if (connect(job, stream, socket, &err) == 0)
+        return;
+    log_error("the command's stream %u: %s", stream, err.text);
+    stream_ended(job, 1u << (stream == STREAM_TTY ? 1 : stream));
+}
+
+/* ---- its start ---- */
+
+static const struct agent_job_ops job_ops = {.stream = on_stream, .ended = on_ended};
+
+/* NAME alone takes the value that it has here. */
+static char **environment(const struct job_flags *flags)
+{
+    char **env = calloc(flags->env_count + 2, sizeof(*env));
+    unsigned count = 0;
+    const char *terminal = getenv("TERM");
+    for (unsigned i = 0; env && i < flags->env_count; i++) {
+        const char *text = flags->env[i], *value = getenv(text);
+        if (strchr(text, '='))
+            env[count++] = strdup(text);
+        else if (value && asprintf(&env[count], "%s=%s", text, value) > 0)
+            count++;
+    }
+    if (env && flags->tty && terminal && asprintf(&env[count], "TERM=%s", terminal) < 0)
+        env[count] = NULL;
+    return env;
+}
+
+static void free_environment(char **env)
+{
+    for (unsigned i = 0; env && env[i]; i++)
+        free(env[i]);
+    free(env);
+}
+
+static void on_ready(void *self)
+{
+    struct job *job = self;
+    struct nido_error err;
+    struct winsize size = {0};
+    const struct job_flags *flags = job->flags;
+    char **env = environment(flags);
+    if (flags->tty)
+        ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
+    const struct agent_command command = {
+        .flags = flags->tty ? COMMAND_TTY : COMMAND_STDIN,
+        .rows = size.ws_row,
+        .columns = size.ws_col,
+        .argv = flags->command,
+        .env = env,
+        .directory = flags->directory ? flags->directory : "/",
+        .user = flags->user ? flags->user : "",
+    };
+    job->expected = flags->tty ? 1u << STDOUT_FILENO : 1u << STDOUT_FILENO | 1u << STDERR_FILENO;
+    if (agent_run(job->agent, &command, &job_ops, job, &job->number, &err) < 0)
+        on_broken(job, err.text);
+    free_environment(env);
+}
+
+static const struct agent_ops agent_ops = {.ready = on_ready, .broken = on_broken};
+
+int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
+              void (*over)(void *self), void *self, struct nido_error *err)
+{
+    job->loop = loop;
+    job->keys = keys;
+    job->over = over;
+    job->self = self;
+    return agent_create(&job->agent, loop, job->vsock_path, &job->setup, &agent_ops, job, err);
+}
+
+void job_destroy(struct job *job)
+{
+    if (!job)
+        return;
+    agent_destroy(job->agent);
+    for (unsigned i = 0; i < RELAYS; i++)
+        relay_destroy(job->relays[i]);
+    if (job->patience.fd >= 0) {
+        loop_remove(job->loop, &job->patience);
+        close(job->patience.fd);
+    }
+    free(job);
+}
+
+/* ---- from outside ---- */
+
+bool job_signal(struct job *job, int number)
+{
+    if (!job->number || job->ended || job->broken)
+        return false;
+    agent_signal(job->agent, job->number, number);
+    return true;
+}
+
+void job_resize(struct job *job)
+{
+    struct winsize size;
+    if (job->number && !job->ended && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0)
+        agent_resize(job->agent, job->number, size.ws_row, size.ws_col);
+}
+
+void job_drain(struct job *job, int stop_fd)
+{
+    for (unsigned i = 1; i < RELAYS; i++)
+        if (relay_is_open(job->relays[i]))
+            relay_finish(job->relays[i], stop_fd);
+}
+
+static int status_of(const struct agent_exit *how)
+{
+    switch (how->outcome) {
+    case AGENT_EXITED:
+        return (int)how->value;
+    case AGENT_KILLED:
+        return EXIT_SIGNAL_BASE + (int)how->value;
+    case AGENT_NOT_FOUND:
+        return EXIT_COMMAND_NOT_FOUND;
+    default:
+        return EXIT_COMMAND_NOT_RUNNABLE;
+    }
+}
+
+bool job_outcome(const struct job *job, bool machine_ended, struct job_outcome *outcome)
+{
+    static const char *const reasons[] = {[AGENT_EXITED] = "exited",
+                                          [AGENT_KILLED] = "killed",
+                                          [AGENT_NOT_FOUND] = "not-found",
+                                          [AGENT_NOT_STARTED] = "not-runnable"};
+    if (!job->ended && (!job->broken || machine_ended))
+        return false;
+    if (!job->ended) {
+        log_error("%s", job->why);
+        *outcome = (struct job_outcome){.reason = "agent", .code = EXIT_GUEST_CRASHED};
+        return true;
+    }
+    *outcome = (struct job_outcome){
+        .reason = reasons[job->how.outcome],
+        .code = status_of(&job->how),
+        .signal = job->how.outcome == AGENT_KILLED ? (int)job->how.value : 0,
+        .oom = job->how.oom_kills > 0,
+    };
+    return true;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_CLI_JOB_H
+#define NIDO_CLI_JOB_H
+
+/*
+ * nido run --root ROOT -- COMMAND: a machine that is there for one command. It starts with a kernel of
+ * nido's store and nido's own program as its first process (lib/agent.h); what the command reads and
+ * writes goes through this process's standard descriptors; its end is the machine's.
+ *
+ * All of it lives on the main loop.
+ */
+
+#include "base/error.h"
+#include "host/loop.h"
+#include "host/stream.h"
+
+#include <nido/machine.h>
+
+#define JOB_ENV_MAX 64u
+
+struct job_flags {
+    const char *root; /* NULL: no job */
+    char **command;   /* NULL: none was given */
+    const char *env[JOB_ENV_MAX];
+    unsigned env_count;
+    const char *directory, *user; /* NULL: the root's own */
+    bool tty;
+};
+
+/* How a command ended. */
+struct job_outcome {
+    const char *reason; /* a word of --result */
+    int code, signal;   /* the exit status; the signal that killed it, or 0 */
+    bool oom;           /* the guest's kernel ran out of memory, and killed something for it */
+};
+
+struct job;
+
+/* Makes the machine what the job needs: its kernel, its disks, its way to nido. `name` is the
+ * machine's. What `machine` points to afterwards is the job's. */
+int job_create(struct job **out, const struct job_flags *flags, const char *name,
+               struct nido_config *machine, struct nido_error *err);
+void job_destroy(struct job *job); /* takes NULL */
+
+/* Before the machine starts. `keys` is of the terminal, or NULL. `over` is called when all is said
+ * and done. */
+int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
+              void (*over)(void *self), void *self, struct nido_error *err);
+
+/* False: there is no command yet, or no more. */
+bool job_signal(struct job *job, int number);
+void job_resize(struct job *job);
+
+/* The machine has ended, or was stopped: what is on its way comes out still, until `stop_fd` is
+ * readable. */
+void job_drain(struct job *job, int stop_fd);
+
+/* False: the command did not come to an end, and the machine's own end, where it came by itself,
+ * tells more. */
+bool job_outcome(const struct job *job, bool machine_ended, struct job_outcome *outcome);
+
+#endif

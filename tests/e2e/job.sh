@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+# nido run --root ROOT -- COMMAND, as a user who may open /dev/kvm and nothing else.
+# shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
+
+# The user's own places. Everything of a test happens as this user.
+prepare() {
+    getent passwd nobody >/dev/null
+    chmod 666 /dev/kvm
+    mkdir -p home run
+    chmod 755 /tmp . ..
+    make_root root.ext4
+    chown -R nobody: .
+}
+
+as_user() {
+    ${as:-} setpriv --reuid nobody --regid nogroup --clear-groups \
+        env HOME="$PWD/home" XDG_RUNTIME_DIR="$PWD/run" XDG_DATA_HOME="$PWD/home/data" PATH="$PATH" "$@"
+}
+
+# make_root FILE: a busybox with its commands, as an ext4 image.
+make_root() {
+    mkdir -p tree/{bin,etc,proc,sys,dev,tmp,root}
+    cp "$(command -v busybox)" tree/bin/
+    # Hard links of one call: a symbolic link each would be a process each, four hundred times.
+    (cd tree/bin && busybox --install .)
+    printf 'root:x:0:0:root:/root:/bin/sh\nworker:x:1234:1235:worker:/home/worker:/bin/sh\n' >tree/etc/passwd
+    printf 'root:x:0:\nworker:x:1235:\nextra:x:77:worker\n' >tree/etc/group
+    echo 'no program' >tree/bin/text
+    mke2fs -q -F -t ext4 -d tree "$1" 64M
+    rm -rf tree
+}
+
+# job [FLAG]... -- COMMAND...: leaves out, err and $status; what stands on file descriptor 0 is its input.
+job() {
+    status=0
+    as_user nido run --root root.ext4 "$@" >out 2>err || status=$?
+}
+
+test_streams_stay_apart_and_the_status_is_the_commands() {
+    prepare
+    job -- sh -c 'echo out; echo err >&2; exit 7'
+    expect_status 7
+    same "$(cat out)" out 'standard output'
+    same "$(cat err)" err 'standard error'
+}
+
+# result KEY: of the record.
+result() { jq -r ".$1" result.json; }
+
+# start_job ...: the same in the background, and its process in $pid: nido's own, for signals.
+start_job() {
+    rm -f out err
+    as='exec' as_user nido run --root root.ext4 "$@" >out 2>err &
+    pid=$!
+    until grep -q ready out 2>/dev/null; do
+        kill -0 $pid 2>/dev/null || fail 'it ended before it was ready'
+        sleep 0.1
+    done
+}
+
+wait_job() {
+    status=0
+    wait "$pid" || status=$?
+}
+
+test_first_job_takes_the_hosts_kernel() {
+    prepare
+    same "$(as_user nido kernel ls)" '' 'kernels at first'
+    job -- uname -r
+    expect_status 0
+    same "$(cat out)" "$(uname -r)" 'kernel in the guest'
+    same "$(as_user nido kernel ls)" "$(uname -r)  (default)" 'kernels afterwards'
+    as_user nido kernel rm "$(uname -r)"
+    same "$(as_user nido kernel ls)" '' 'kernels at last'
+}
+
+test_every_byte_of_standard_input_arrives() {
+    prepare
+    status=0
+    random_file data 4
+    chmod 644 data
+    as_user nido run --root root.ext4 -- md5sum <data >out 2>err || status=$?
+    expect_status 0
+    same "$(cut -d' ' -f1 out)" "$(md5sum data | cut -d' ' -f1)" 'checksum in the guest'
+    yes | head -c "${NIDO_E2E_JOB_MIB:-100}M" | as_user nido run --root root.ext4 -- wc -c >out 2>err || status=$?
+    expect_status 0
+    same "$(cat out)" "$((${NIDO_E2E_JOB_MIB:-100} << 20))" 'bytes in the guest'
+}
+
+test_every_byte_of_standard_output_arrives() {
+    prepare
+    job -- sh -c 'yes | head -c 20000000'
+    expect_status 0
+    same "$(md5sum <out)" "$(yes | head -c 20000000 | md5sum)" 'checksum of the output'
+}
+
+test_what_cannot_run_is_told_apart() {
+    prepare
+    job --result result.json -- nonesuch
+    expect_status 127
+    expect_err 'nonesuch: cannot be run: No such file'
+    same "$(result reason)" not-found reason
+    job --result result.json -- /bin/text
+    expect_status 126
+    same "$(result reason)" not-runnable reason
+    job --user nobody-here -- true
+    expect_status 126
+    expect_err 'no such user'
+}
+
+test_job_gets_the_signal() {
+    prepare
+    start_job --result result.json -- sh -c 'trap "echo got it; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+    kill -TERM $pid
+    wait_job
+    expect_status 9
+    expect_out 'got it'
+    same "$(result reason)" exited reason
+    start_job --result result.json -- sh -c 'echo ready; exec sleep 1000'
+    kill -INT $pid
+    wait_job
+    expect_status 130
+    same "$(result reason) $(result signal)" 'killed 2' 'reason and signal'
+}
+
+test_ends_are_told_apart() {
+    prepare
+    job --result result.json --timeout 20 -- sleep 1000
+    expect_status 124
+    same "$(result reason) $(result oom)" 'timeout false' 'time limit'
+    job --result result.json --mem 128M -- sh -c 'exec tail /dev/zero'
+    expect_status 137
+    same "$(result reason) $(result signal) $(result oom)" 'killed 9 true' 'out of memory'
+    job --result result.json -- sh -c 'echo c >/proc/sysrq-trigger; sleep 1000'
+    expect_status 123
+    same "$(result reason)" panicked 'a panic'
+    job --result result.json -- sh -c 'poweroff -f; sleep 1000'
+    expect_status 123
+    same "$(result reason)" powered-off 'a machine that is gone'
+}
+
+test_closed_output_ends_the_job() {
+    prepare
+    as_user nido run --root root.ext4 --result result.json -- yes 2>err | head -n 1 >first
+    same "$(cat first)" y 'the first line'
+    same "$(result reason) $(result signal)" 'killed 13' 'reason and signal'
+}
+
+test_command_runs_as_it_is_told() {
+    prepare
+    INHERITED=here job --env GIVEN=there --env INHERITED --workdir /etc --user worker --cpus 2 -- \
+        sh -c 'id; pwd; echo $GIVEN $INHERITED $HOME; nproc'
+    expect_status 0
+    expect_out 'uid=1234(worker) gid=1235(worker) groups=77(extra)'
+    expect_out /etc
+    expect_out 'there here /home/worker'
+    expect_out 2
+}
+
+test_root_is_as_before_and_nothing_stays() {
+    prepare
+    local before
+    before=$(sum_of root.ext4)
+    chmod 444 root.ext4
+    job -- sh -c 'echo new >/etc/new && cat /etc/new && rm /bin/text && ! ls /bin/text; (sleep 1000; echo late) & exit 3'
+    expect_status 3
+    same "$(cat out)" new output
+    same "$(sum_of root.ext4)" "$before" 'the image'
+    same "$(ls run/nido)" '' 'what is left in the run directory'
+}
+
+test_mistakes_are_named() {
+    prepare
+    refused --root root.ext4
+    expect_err 'say what to run there'
+    refused -- true
+    expect_err 'say --root'
+    tar -cf root.tar -C home .
+    refused --root root.tar -- true
+    expect_err 'root\.tar: this is a tar archive'
+    refused --root nowhere -- true
+    expect_err 'nowhere: cannot be opened: No such file'
+    refused --root root.ext4 --kernel "$kernel" -- true
+    expect_err 'nido kernel add'
+}
