@@ -54,6 +54,7 @@ struct setup {
     const char *source, *fstype;
     const char *scratch; /* the serial of the disk for what is written; "": memory */
     const char *hostname;
+    char **shares; /* tag and directory of each; NULL ends the list */
 };
 
 void root_mount_basics(void);

@@ -93,6 +93,18 @@ static void say_hello(void)
 
 /* ---- what nido says ---- */
 
+static char **read_texts(struct frame_reader *reader)
+{
+    uint32_t count = frame_number(reader);
+    /* A text has five bytes at least. */
+    char **texts = count <= reader->left / 5 ? calloc(count + 1, sizeof(*texts)) : NULL;
+    if (!texts)
+        die("nido's words make no sense");
+    for (uint32_t i = 0; i < count; i++)
+        texts[i] = (char *)(uintptr_t)frame_text(reader);
+    return texts;
+}
+
 static void set_up(struct frame_reader *reader)
 {
     uint8_t bytes[FRAME_TO_HOST_BYTES];
@@ -102,6 +114,7 @@ static void set_up(struct frame_reader *reader)
     setup.fstype = frame_text(reader);
     setup.scratch = frame_text(reader);
     setup.hostname = frame_text(reader);
+    setup.shares = read_texts(reader);
     if (!frame_done(reader))
         die("nido's words make no sense");
     int ret = root_enter(&setup, why, sizeof(why));
@@ -113,18 +126,7 @@ static void set_up(struct frame_reader *reader)
     if (ret < 0)
         frame_put_text(&writer, why);
     link_send_frame(guest.control, &writer);
-}
-
-static char **read_texts(struct frame_reader *reader)
-{
-    uint32_t count = frame_number(reader);
-    /* A text has five bytes at least. */
-    char **texts = count <= reader->left / 5 ? calloc(count + 1, sizeof(*texts)) : NULL;
-    if (!texts)
-        die("nido's words make no sense");
-    for (uint32_t i = 0; i < count; i++)
-        texts[i] = (char *)(uintptr_t)frame_text(reader);
-    return texts;
+    free(setup.shares);
 }
 
 static struct job *find_job(uint16_t id)

@@ -51,7 +51,7 @@ enum exit_kind {
 
 enum setup_flags {
     SETUP_SHARE = 1, /* the root is a virtio-fs share, `source` its tag; else a disk, its serial */
-    SETUP_NETWORK = 2,  /* there is a card: ask for addresses */
+    SETUP_NETWORK = 2,  /* the first card has a DHCP server */
     SETUP_WRITABLE = 4, /* no overlay: the root itself is written */
 };
 

@@ -169,9 +169,37 @@ static int switch_root(char *why, size_t why_bytes)
     return 0;
 }
 
+static void make_directories(const char *path)
+{
+    char part[256];
+    for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
+        snprintf(part, sizeof(part), "%.*s", (int)(slash - path), path);
+        mkdir(part, 0755);
+    }
+    mkdir(path, 0755);
+}
+
+static int mount_shares(char *const *shares, char *why, size_t why_bytes)
+{
+    for (; shares[0] && shares[1]; shares += 2) {
+        make_directories(shares[1]);
+        if (mount(shares[0], shares[1], "virtiofs", 0, NULL) == 0)
+            continue;
+        snprintf(why, why_bytes, "share %s cannot be mounted at %.150s: %s", shares[0], shares[1],
+                 strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
 int root_enter(const struct setup *setup, char *why, size_t why_bytes)
 {
+    /* The list of modules is in the initrd, which is out of reach afterwards. */
     modules_load("virtio_blk");
+    if (setup->shares[0])
+        modules_load("virtiofs");
+    if (setup->flags & SETUP_NETWORK)
+        modules_load("virtio_net");
     mkdir("/root", 0755);
     int ret = setup->flags & SETUP_WRITABLE ? mount_root(setup, "/root", why, why_bytes)
                                             : mount_overlay(setup, why, why_bytes);
@@ -182,5 +210,5 @@ int root_enter(const struct setup *setup, char *why, size_t why_bytes)
     furnish();
     if (*setup->hostname)
         sethostname(setup->hostname, strlen(setup->hostname));
-    return 0;
+    return mount_shares(setup->shares, why, why_bytes);
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/chores.h"
 
+#include "base/checked.h"
 #include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 int chores_write_pidfile(const char *path, struct nido_error *err)
@@ -39,4 +41,23 @@ void chores_print_report(const char *report)
         log_error("%.*s", length, report);
         report += length + (report[length] == '\n');
     }
+}
+
+void chores_print_status(const char *name, struct nido_machine *machine)
+{
+    struct nido_status status;
+    nido_machine_status(machine, &status);
+    fprintf(stderr, "\r\nnido: %s: %u vCPU%s, %llu MiB, up %.1f s, %llu exits%s\r\n", name,
+            status.cpus, status.cpus == 1 ? "" : "s", (unsigned long long)(status.mem_bytes / MIB),
+            (double)status.uptime_ns / 1e9, (unsigned long long)status.exits,
+            status.paused ? ", paused" : "");
+}
+
+void chores_allow_many_files(const struct nido_config *machine)
+{
+    struct rlimit limit;
+    if (!machine->share_count || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
 }

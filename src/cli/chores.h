@@ -7,11 +7,17 @@
 #include "base/error.h"
 
 #include <nido/config.h>
+#include <nido/machine.h>
 
 /* NULL: none is wanted. */
 int chores_write_pidfile(const char *path, struct nido_error *err);
 /* The machine owns the TAPs it gets; one that starts again needs them once more. */
 int chores_lend_descriptors(struct nido_config *config, struct nido_error *err);
+/* One line for a raw terminal. */
+void chores_print_status(const char *name, struct nido_machine *machine);
+/* A share keeps a descriptor for each file that the guest knows; the usual limit of 1024 is there for
+ * programs that use select(). Where it cannot be raised, the guest is told when it is reached. */
+void chores_allow_many_files(const struct nido_config *machine);
 /* Line by line: a raw terminal needs a carriage return with each. NULL: nothing. */
 void chores_print_report(const char *report);
 

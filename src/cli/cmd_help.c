@@ -27,7 +27,7 @@ static void help_nido(FILE *to)
         "  nido balloon NAME [SIZE]           what its balloon holds; how much it shall give back\n"
         "  nido console NAME                  its console, where it was started with --detach\n"
         "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
-        "  nido run --root IMAGE -- COMMAND   a command in a machine of its own\n"
+        "  nido run --root ROOT -- COMMAND    a command in a machine of its own\n"
         "  nido kernel add|ls|default|rm      the kernels for that\n"
         "  nido doctor                        what this host can do, and what is missing\n"
         "  nido version | help [COMMAND]\n"
@@ -66,7 +66,7 @@ static void help_keys(FILE *to, const struct config_key *keys, unsigned count, b
 
 void help_run(FILE *to, bool all)
 {
-    fputs("nido run --kernel FILE | --root IMAGE [FLAG...] [-- COMMAND...]\n\n", to);
+    fputs("nido run --kernel FILE | --root ROOT [FLAG...] [-- COMMAND...]\n\n", to);
     help_keys(to, config_keys, config_key_count, all);
     help_keys(to, run_keys, run_key_count, all);
     if (all)

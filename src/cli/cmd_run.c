@@ -29,7 +29,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -210,12 +209,7 @@ static void key_quit(struct term_actions *actions)
 static void key_status(struct term_actions *actions)
 {
     struct run *run = container_of(actions, struct run, actions);
-    struct nido_status status;
-    nido_machine_status(run->machine, &status);
-    fprintf(stderr, "\r\nnido: %s: %u vCPU%s, %llu MiB, up %.1f s, %llu exits%s\r\n",
-            run->flags.name, status.cpus, status.cpus == 1 ? "" : "s",
-            (unsigned long long)(status.mem_bytes / MIB), (double)status.uptime_ns / 1e9,
-            (unsigned long long)status.exits, status.paused ? ", paused" : "");
+    chores_print_status(run->flags.name, run->machine);
 }
 
 static void console_closed(void *self)
@@ -332,22 +326,10 @@ static int prepare_job(struct run *run, struct nido_error *err)
                                on_job_over, run, err);
 }
 
-/* A share keeps a descriptor for each file that the guest knows; the usual limit of 1024 is there for
- * programs that use select(). Where it cannot be raised, the guest is told when it is reached. */
-static void allow_many_files(const struct nido_config *machine)
-{
-    struct rlimit limit;
-    if (!machine->share_count || getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 static int set_up(struct run *run, struct nido_error *err)
 {
     if (!run->flags.name[0])
         snprintf(run->flags.name, sizeof(run->flags.name), "nido-%ld", (long)getpid());
-    allow_many_files(&run->flags.config.machine);
     int ret = loop_create(&run->loop, "main", err);
     if (ret == 0 && run->flags.result)
         ret = result_check(run->flags.result, err);
@@ -360,6 +342,7 @@ static int set_up(struct run *run, struct nido_error *err)
         ret = take_console(run, err);
     if (ret == 0)
         ret = prepare_job(run, err);
+    chores_allow_many_files(&run->flags.config.machine);
     run->answers.name = run->flags.name;
     run->answers.hub = run->hub;
     return ret == 0 ? chores_write_pidfile(run->flags.pidfile, err) : ret;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define ROOT_SERIAL     "nido-root"
+#define ROOT_TAG        "root"
 #define GUEST_CID       3u
 #define RELAYS          3u
 #define CMDLINE_BYTES   4096u
@@ -44,6 +45,7 @@ struct job {
     struct stored_kernel kernel;
     struct root_image root;
     struct agent_setup setup;
+    char tags[NIDO_SHARES_MAX][16], *shares[2 * NIDO_SHARES_MAX + 1];
     char vsock_path[UNIX_PATH_BYTES], cmdline[CMDLINE_BYTES];
 
     unsigned number; /* of the command, in the guest; 0: it was not asked for yet */
@@ -58,6 +60,41 @@ struct job {
 };
 
 /* ---- the machine for it ---- */
+
+/* Nobody changes it meanwhile, as far as the guest knows; the machine's other shares keep their
+ * order. */
+static int add_root_share(struct job *job, struct nido_config *machine, struct nido_error *err)
+{
+    if (machine->share_count == NIDO_SHARES_MAX)
+        return error_set(err, E2BIG, "--root: %u shares are all that a machine has; leave out one",
+                         NIDO_SHARES_MAX);
+    machine->shares[machine->share_count++] = (struct nido_share){.path = job->flags->root,
+                                                                  .guest_path = "/",
+                                                                  .tag = ROOT_TAG,
+                                                                  .read_only = true,
+                                                                  .cache = NIDO_SHARE_CACHE_ALWAYS};
+    job->setup.source = ROOT_TAG;
+    job->setup.flags |= SETUP_SHARE;
+    return 0;
+}
+
+static void set_network(struct job *job, const struct nido_config *machine)
+{
+    if (machine->net_count && machine->nets[0].kind == NIDO_NET_USER)
+        job->setup.flags |= SETUP_NETWORK;
+}
+
+/* What the guest mounts besides its root. */
+static void set_shares(struct job *job, const struct nido_config *machine)
+{
+    for (unsigned i = 0; i < machine->share_count; i++) {
+        const struct nido_share *share = &machine->shares[i];
+        snprintf(job->tags[i], sizeof(job->tags[i]), "share%u", i);
+        job->shares[2 * i] = share->tag ? (char *)(uintptr_t)share->tag : job->tags[i];
+        job->shares[2 * i + 1] = (char *)(uintptr_t)share->guest_path;
+    }
+    job->setup.shares = job->shares;
+}
 
 static int add_root_disk(struct job *job, struct nido_config *machine, struct nido_error *err)
 {
@@ -74,13 +111,12 @@ static int add_root_disk(struct job *job, struct nido_config *machine, struct ni
 static int set_root(struct job *job, struct nido_config *machine, struct nido_error *err)
 {
     int ret = root_image_recognise(job->flags->root, &job->root, err);
-    if (ret == 0 && job->root.kind == ROOT_DIRECTORY)
-        ret = error_set(err, ENOTSUP,
-                        "directories are not shared yet; make an image of it: "
-                        "mke2fs -t ext4 -d DIR root.ext4 4G");
     if (ret < 0)
         return error_prefix(err, "--root %s", job->flags->root);
-    return add_root_disk(job, machine, err);
+    set_shares(job, machine);
+    set_network(job, machine);
+    return job->root.kind == ROOT_DIRECTORY ? add_root_share(job, machine, err)
+                                            : add_root_disk(job, machine, err);
 }
 
 static int set_kernel(struct job *job, struct nido_config *machine, struct nido_error *err)

@@ -99,7 +99,7 @@ static int set_log(struct config *config, char *value, struct nido_error *err)
 const struct config_key run_keys[] = {
     {.name = "root",
      .type = CONFIG_TEXT,
-     .value = "IMAGE",
+     .value = "DIR|IMAGE",
      .help = "runs the command behind -- on this root",
      .common = true,
      .set = job_set_root},

@@ -18,6 +18,7 @@
 #define CALLERS_MAX       16u
 #define UNSENT_BYTES_MAX  (4u << 20)
 #define WHY_BYTES         320u
+#define SETUP_BYTES       (64u << 10)
 #define TEXT_SHOWN_BYTES  200
 
 enum agent_state { AGENT_WAITING, AGENT_GREETED, AGENT_READY, AGENT_BROKEN };
@@ -161,12 +162,13 @@ static struct frame_writer begin(enum frame_kind kind, unsigned job, size_t payl
 static void send_setup(struct agent *agent)
 {
     const struct agent_setup *setup = agent->setup;
-    struct frame_writer writer = begin(FRAME_SETUP, 0, 4096);
+    struct frame_writer writer = begin(FRAME_SETUP, 0, SETUP_BYTES);
     frame_put_number(&writer, setup->flags);
     frame_put_text(&writer, setup->source);
     frame_put_text(&writer, setup->fstype);
     frame_put_text(&writer, setup->scratch);
     frame_put_text(&writer, setup->hostname);
+    frame_put_texts(&writer, setup->shares);
     if (send_frame(agent, &writer) < 0)
         break_off(agent, "the guest cannot be told of its root");
 }

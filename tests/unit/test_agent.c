@@ -54,8 +54,9 @@ static void on_ended(void *self, const struct agent_exit *how)
 
 static const struct agent_ops ops = {.ready = on_ready, .broken = on_broken};
 static const struct agent_job_ops job_ops = {.stream = on_stream, .ended = on_ended};
+static char *const no_shares[] = {NULL};
 static const struct agent_setup setup_of_tests = {
-    .source = "root", .fstype = "ext4", .scratch = "", .hostname = "test"};
+    .shares = no_shares, .source = "root", .fstype = "ext4", .scratch = "", .hostname = "test"};
 
 static int set_up(void **state)
 {
