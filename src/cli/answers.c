@@ -159,6 +159,17 @@ static int show_console(struct answers *answers, int *fd, struct nido_error *err
     return 0;
 }
 
+static int exec(struct answers *answers, const json_t *request, int *fd, struct nido_error *err)
+{
+    if (!answers->job)
+        return error_set(err, ENOTSUP,
+                         "it was not started with --root: nothing of nido's is in it");
+    int ret = job_exec(answers->job, request, *fd, err);
+    if (ret == 0)
+        *fd = -1;
+    return ret;
+}
+
 static int answer(void *self, const char *what, json_t *request, json_t **reply, int *fd,
                   struct nido_error *err)
 {
@@ -178,6 +189,8 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
         nido_machine_pause(answers->machine);
     } else if (strcmp(what, "resume") == 0) {
         nido_machine_resume(answers->machine);
+    } else if (strcmp(what, "exec") == 0) {
+        return exec(answers, request, fd, err);
     } else if (strcmp(what, "console") == 0) {
         return show_console(answers, fd, err);
     } else {

@@ -6,6 +6,7 @@
 
 #include "cli/console_hub.h"
 #include "cli/control.h"
+#include "cli/job.h"
 
 #include <nido/machine.h>
 
@@ -15,6 +16,7 @@ struct answers {
     const char *name;
     struct nido_machine *machine; /* the one of now */
     bool stopping;                /* it was asked to end */
+    struct job *job;              /* NULL: it has no command */
     struct console_hub *hub;      /* of a detached machine; NULL: its console is a terminal's */
     /* Its power button, and its plug once the grace time is over; -1: the time that --grace says. */
     void (*stop)(struct answers *answers, long grace_s);

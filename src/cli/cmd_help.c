@@ -28,6 +28,7 @@ static void help_nido(FILE *to)
         "  nido console NAME                  its console, where it was started with --detach\n"
         "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
         "  nido run --root ROOT -- COMMAND    a command in a machine of its own\n"
+        "  nido exec NAME -- COMMAND          one more command in there\n"
         "  nido kernel add|ls|default|rm      the kernels for that\n"
         "  nido doctor                        what this host can do, and what is missing\n"
         "  nido version | help [COMMAND]\n"

@@ -345,6 +345,7 @@ static int set_up(struct run *run, struct nido_error *err)
     chores_allow_many_files(&run->flags.config.machine);
     run->answers.name = run->flags.name;
     run->answers.hub = run->hub;
+    run->answers.job = run->job;
     return ret == 0 ? chores_write_pidfile(run->flags.pidfile, err) : ret;
 }
 

@@ -5,10 +5,11 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "cli/cli.h"
+#include "cli/exec.h"
 #include "cli/kernels.h"
 #include "cli/rundir.h"
+#include "cli/streams.h"
 #include "firmware/guest/protocol.h"
-#include "host/relay.h"
 #include "lib/agent.h"
 #include "lib/root_image.h"
 
@@ -23,7 +24,6 @@
 #define ROOT_SERIAL     "nido-root"
 #define ROOT_TAG        "root"
 #define GUEST_CID       3u
-#define RELAYS          3u
 #define CMDLINE_BYTES   4096u
 #define CMDLINE_OF_JOBS "quiet panic=-1 cryptomgr.notests"
 
@@ -55,8 +55,8 @@ struct job {
     bool is_over; /* and the owner knows */
     struct agent_exit how;
     struct loop_source patience; /* with the last bytes */
-    struct relay *relays[RELAYS];
-    unsigned expected; /* streams of output that have not ended, as bits */
+    struct streams streams;
+    struct exec_sessions *exec; /* other commands */
 };
 
 /* ---- the machine for it ---- */
@@ -187,7 +187,7 @@ static void say_over(struct job *job)
 
 static void check_over(struct job *job)
 {
-    if (job->ended && !job->expected)
+    if (job->ended && !job->streams.expected)
         say_over(job);
 }
 
@@ -217,9 +217,9 @@ static void on_ended(void *self, const struct agent_exit *how)
     if (how->outcome == AGENT_NOT_FOUND || how->outcome == AGENT_NOT_STARTED) {
         const char *why = how->value == ESRCH ? "there is no such user" : strerror((int)how->value);
         log_error("%s: cannot be run: %s", job->flags->command[0], why);
-        job->expected = 0;
+        job->streams.expected = 0;
     }
-    if (job->expected)
+    if (job->streams.expected)
         wait_a_little(job, LAST_BYTES_S);
     check_over(job);
 }
@@ -234,59 +234,14 @@ static void on_broken(void *self, const char *why)
     wait_a_little(job, LAST_MOMENT_S);
 }
 
-/* ---- its streams ---- */
-
-static void stream_ended(struct job *job, unsigned bits)
+static void on_output_ended(void *self)
 {
-    job->expected &= ~bits;
-    check_over(job);
-}
-
-static void stdin_ended(void *self)
-{
-}
-static void stdout_ended(void *self)
-{
-    stream_ended(self, 1u << STDOUT_FILENO);
-}
-static void stderr_ended(void *self)
-{
-    stream_ended(self, 1u << STDERR_FILENO);
-}
-
-static int connect(struct job *job, unsigned stream, int fd, struct nido_error *err)
-{
-    struct relay **relays = job->relays;
-    struct loop *loop = job->loop;
-    int ret;
-    switch (stream) {
-    case STDIN_FILENO:
-        return relay_create(&relays[0], loop, RELAY_TO_GUEST, STDIN_FILENO, fd, NULL, stdin_ended,
-                            job, err);
-    case STDOUT_FILENO:
-        return relay_create(&relays[1], loop, RELAY_FROM_GUEST, fd, STDOUT_FILENO, NULL,
-                            stdout_ended, job, err);
-    case STDERR_FILENO:
-        return relay_create(&relays[2], loop, RELAY_FROM_GUEST, fd, STDERR_FILENO, NULL,
-                            stderr_ended, job, err);
-    default:
-        ret = relay_create(&relays[0], loop, RELAY_TO_GUEST, STDIN_FILENO, fd, job->keys,
-                           stdin_ended, job, err);
-        return ret < 0 ? ret
-                       : relay_create(&relays[1], loop, RELAY_FROM_GUEST, fd, STDOUT_FILENO, NULL,
-                                      stdout_ended, job, err);
-    }
+    check_over(self);
 }
 
 static void on_stream(void *self, unsigned stream, int fd)
 {
-    struct job *job = self;
-    struct nido_error err;
-    own_fd int socket = fd;
-    if (connect(job, stream, socket, &err) == 0)
-        return;
-    log_error("the command's stream %u: %s", stream, err.text);
-    stream_ended(job, 1u << (stream == STREAM_TTY ? 1 : stream));
+    streams_connect(&((struct job *)self)->streams, stream, fd);
 }
 
 /* ---- its start ---- */
@@ -336,7 +291,7 @@ static void on_ready(void *self)
         .directory = flags->directory ? flags->directory : "/",
         .user = flags->user ? flags->user : "",
     };
-    job->expected = flags->tty ? 1u << STDOUT_FILENO : 1u << STDOUT_FILENO | 1u << STDERR_FILENO;
+    streams_init(&job->streams, job->loop, job->keys, flags->tty, on_output_ended, job);
     if (agent_run(job->agent, &command, &job_ops, job, &job->number, &err) < 0)
         on_broken(job, err.text);
     free_environment(env);
@@ -351,16 +306,17 @@ int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
     job->keys = keys;
     job->over = over;
     job->self = self;
-    return agent_create(&job->agent, loop, job->vsock_path, &job->setup, &agent_ops, job, err);
+    int ret = agent_create(&job->agent, loop, job->vsock_path, &job->setup, &agent_ops, job, err);
+    return ret < 0 ? ret : exec_sessions_create(&job->exec, loop, job->agent, err);
 }
 
 void job_destroy(struct job *job)
 {
     if (!job)
         return;
+    exec_sessions_destroy(job->exec);
     agent_destroy(job->agent);
-    for (unsigned i = 0; i < RELAYS; i++)
-        relay_destroy(job->relays[i]);
+    streams_close(&job->streams);
     if (job->patience.fd >= 0) {
         loop_remove(job->loop, &job->patience);
         close(job->patience.fd);
@@ -369,6 +325,11 @@ void job_destroy(struct job *job)
 }
 
 /* ---- from outside ---- */
+
+int job_exec(struct job *job, const json_t *request, int fd, struct nido_error *err)
+{
+    return exec_begin(job->exec, request, fd, err);
+}
 
 bool job_signal(struct job *job, int number)
 {
@@ -387,9 +348,7 @@ void job_resize(struct job *job)
 
 void job_drain(struct job *job, int stop_fd)
 {
-    for (unsigned i = 1; i < RELAYS; i++)
-        if (relay_is_open(job->relays[i]))
-            relay_finish(job->relays[i], stop_fd);
+    streams_drain(&job->streams, stop_fd);
 }
 
 static int status_of(const struct agent_exit *how)

@@ -14,6 +14,7 @@
 #include "host/loop.h"
 #include "host/stream.h"
 
+#include <jansson.h>
 #include <nido/machine.h>
 
 #define JOB_ENV_MAX 64u
@@ -50,6 +51,9 @@ int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
 /* False: there is no command yet, or no more. */
 bool job_signal(struct job *job, int number);
 void job_resize(struct job *job);
+
+/* A request on the control socket: see exec.h. */
+int job_exec(struct job *job, const json_t *request, int fd, struct nido_error *err);
 
 /* The machine has ended, or was stopped: what is on its way comes out still, until `stop_fd` is
  * readable. */

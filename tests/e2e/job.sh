@@ -207,6 +207,44 @@ test_network_is_ready_when_the_command_starts() {
     expect_out 'nameserver 10.9.0.53'
 }
 
+test_exec_runs_one_more_command() {
+    prepare
+    start_job --name box -- sh -c 'echo from the first >/tmp/note; echo ready; sleep 1000'
+    status=0
+    echo input | as_user nido exec --env A=b --workdir /tmp --user worker box -- \
+        sh -c 'cat note; cat; echo $A >&2; pwd; id -u; exit 5' >exec.out 2>exec.err || status=$?
+    expect_status 5
+    same "$(tr '\n' ' ' <exec.out)" 'from the first input /tmp 1234 ' 'output of the second'
+    same "$(cat exec.err)" b 'its errors'
+    status=0
+    as_user nido exec box -- nonesuch 2>exec.err || status=$?
+    expect_status 127
+    as='exec' as_user nido exec box -- sh -c 'trap "echo got it; exit 8" TERM; echo there; while :; do sleep 0.1; done' >exec.out &
+    local second=$!
+    until grep -q there exec.out; do sleep 0.1; done
+    kill -TERM $second
+    status=0
+    wait $second || status=$?
+    expect_status 8
+    grep -q 'got it' exec.out
+    # A client that is gone takes its command along.
+    as='exec' as_user nido exec box -- sh -c 'echo there; exec sleep 7777' >exec.out &
+    second=$!
+    until grep -q there exec.out; do sleep 0.1; done
+    kill -KILL $second
+    local tries=0
+    while as_user nido exec box -- pgrep -f 'sleep 7777' >exec.out; do
+        ((++tries < 50)) || fail 'the command is still there'
+        sleep 0.2
+    done
+    kill -TERM $pid
+    wait_job
+    expect_status 143
+    status=0
+    as_user nido exec box -- true 2>exec.err || status=$?
+    expect_status 125
+}
+
 test_mistakes_are_named() {
     prepare
     refused --root root.ext4

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* nido exec NAME -- COMMAND: one more command in a machine of nido run --root. */
+#include "base/checked.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/control.h"
+#include "cli/exec.h"
+#include "cli/streams.h"
+#include "host/term.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+
+struct exec {
+    const char *name, *directory, *user;
+    char **command;
+    bool tty;
+    json_t *env;
+    struct loop *loop;
+    struct term *term;
+    struct term_actions actions;
+    struct loop_source machine, signals;
+    struct streams streams;
+    bool ended, output_ended;
+    int status;
+};
+
+static int usage(void)
+{
+    log_error(
+        "usage: nido exec [--env NAME=VALUE]... [--workdir DIR] [--user USER] [--tty] NAME -- "
+        "COMMAND [ARGUMENT]...");
+    return EXIT_NIDO_FAILED;
+}
+
+/* False: it is not said as it should be. */
+static bool parse(struct exec *exec, int argc, char **argv)
+{
+    int i = 1;
+    for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        bool has_value = i + 1 < argc;
+        if (strcmp(argv[i], "--tty") == 0)
+            exec->tty = true;
+        else if (strcmp(argv[i], "--env") == 0 && has_value)
+            json_array_append_new(exec->env, json_string(argv[++i]));
+        else if (strcmp(argv[i], "--workdir") == 0 && has_value)
+            exec->directory = argv[++i];
+        else if (strcmp(argv[i], "--user") == 0 && has_value)
+            exec->user = argv[++i];
+        else if (argv[i][0] != '-' && !exec->name)
+            exec->name = argv[i];
+        else
+            return false;
+    }
+    exec->command = argv + i + 1;
+    return exec->name && i + 1 < argc;
+}
+
+/* NULL: out of memory, or words that are no UTF-8 text. */
+static json_t *request_of(const struct exec *exec)
+{
+    struct winsize size = {0};
+    json_t *argv = json_array();
+    for (char **word = exec->command; *word; word++)
+        json_array_append_new(argv, json_string(*word));
+    if (exec->tty)
+        ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
+    if (exec->tty && getenv("TERM"))
+        json_array_append_new(exec->env, json_sprintf("TERM=%s", getenv("TERM")));
+    return json_pack("{s:s, s:o, s:O, s:s, s:s, s:b, s:i, s:i}", "do", "exec", "argv", argv, "env",
+                     exec->env, "dir", exec->directory, "user", exec->user, "tty", exec->tty,
+                     "rows", size.ws_row, "columns", size.ws_col);
+}
+
+static int send_request(struct exec *exec, json_t **reply, int *fd, struct nido_error *err)
+{
+    json_t *request = request_of(exec);
+    if (!request)
+        return error_set(err, EINVAL, "the command and its environment must be UTF-8 text");
+    if (json_dumpb(request, NULL, 0, JSON_COMPACT) >= CONTROL_LINE_BYTES - 1) {
+        json_decref(request);
+        return error_set(err, E2BIG, "the command and its environment are longer than %u bytes",
+                         CONTROL_LINE_BYTES - 1u);
+    }
+    return control_send(exec->name, request, reply, fd, err);
+}
+
+static void check_over(struct exec *exec)
+{
+    if (exec->ended && exec->output_ended)
+        loop_quit(exec->loop);
+}
+
+static void on_output_ended(void *self)
+{
+    ((struct exec *)self)->output_ended = true;
+    check_over(self);
+}
+
+static int status_of(const struct exec *exec, enum agent_outcome outcome, uint32_t value)
+{
+    switch (outcome) {
+    case AGENT_EXITED:
+        return (int)value;
+    case AGENT_KILLED:
+        return EXIT_SIGNAL_BASE + (int)value;
+    default:
+        log_error("%s: cannot be run: %s", exec->command[0],
+                  value == ESRCH ? "there is no such user" : strerror((int)value));
+        return outcome == AGENT_NOT_FOUND ? EXIT_COMMAND_NOT_FOUND : EXIT_COMMAND_NOT_RUNNABLE;
+    }
+}
+
+static void on_machine(struct loop_source *source, uint32_t events)
+{
+    struct exec *exec = container_of(source, struct exec, machine);
+    struct exec_record record;
+    int fd, got = exec_receive(source->fd, &record, &fd);
+    if (got == 0)
+        return;
+    if (got > 0 && record.kind == EXEC_STREAM && fd >= 0) {
+        streams_connect(&exec->streams, record.small, fd);
+        return;
+    }
+    loop_remove(exec->loop, source);
+    exec->ended = true;
+    if (got > 0 && record.kind == EXEC_ENDED) {
+        exec->status = status_of(exec, record.small, record.value);
+        exec->output_ended |= record.small > AGENT_KILLED;
+    } else {
+        log_error("machine '%s' has ended", exec->name);
+        exec->status = EXIT_GUEST_CRASHED;
+        streams_drain(&exec->streams, -1);
+        exec->output_ended = true;
+    }
+    check_over(exec);
+}
+
+static void on_signal(struct loop_source *source, uint32_t events)
+{
+    struct exec *exec = container_of(source, struct exec, signals);
+    struct signalfd_siginfo info;
+    struct winsize size;
+    if (read(source->fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+        return;
+    struct exec_record record = {.kind = EXEC_SIGNAL, .value = info.ssi_signo};
+    if (info.ssi_signo == SIGWINCH) {
+        if (!exec->tty || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0)
+            return;
+        record =
+            (struct exec_record){.kind = EXEC_RESIZE, .small = size.ws_row, .value = size.ws_col};
+    }
+    exec_send(exec->machine.fd, &record, -1);
+}
+
+static int take_signals(struct exec *exec, struct nido_error *err)
+{
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH};
+    sigset_t set;
+    sigemptyset(&set);
+    for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
+        sigaddset(&set, numbers[i]);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    exec->signals = (struct loop_source){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
+                                         .events = EPOLLIN,
+                                         .ready = on_signal};
+    return exec->signals.fd < 0 ? error_errno(err, errno, "cannot watch for signals")
+                                : loop_add(exec->loop, &exec->signals, err);
+}
+
+/* Ctrl-A x: the command loses its terminal. */
+static void key_quit(struct term_actions *actions)
+{
+    struct exec *exec = container_of(actions, struct exec, actions);
+    exec->status = EXIT_SIGNAL_BASE + SIGHUP;
+    loop_quit(exec->loop);
+}
+
+static void key_status(struct term_actions *actions)
+{
+    fputs("\r\nnido: Ctrl-A x leaves, and ends the command\r\n", stderr);
+}
+
+static int run(struct exec *exec, struct nido_error *err)
+{
+    json_t *reply;
+    int fd = -1;
+    exec->actions = (struct term_actions){.quit = key_quit, .status = key_status};
+    if (exec->tty && !isatty(STDIN_FILENO))
+        return error_set(err, EINVAL, "--tty: standard input is no terminal");
+    int ret = loop_create(&exec->loop, "main", err);
+    if (ret == 0)
+        ret = take_signals(exec, err);
+    if (ret == 0)
+        ret = send_request(exec, &reply, &fd, err);
+    if (ret < 0)
+        return ret;
+    json_decref(reply);
+    exec->machine = (struct loop_source){.fd = fd, .events = EPOLLIN, .ready = on_machine};
+    if (exec->tty)
+        ret = term_create(&exec->term, STDIN_FILENO, &exec->actions, err);
+    streams_init(&exec->streams, exec->loop, exec->term ? term_keys(exec->term) : NULL, exec->tty,
+                 on_output_ended, exec);
+    if (ret == 0)
+        ret = loop_add(exec->loop, &exec->machine, err);
+    if (ret == 0)
+        loop_run(exec->loop);
+    streams_close(&exec->streams);
+    term_destroy(exec->term);
+    return ret;
+}
+
+int cmd_exec(int argc, char **argv)
+{
+    struct exec exec = {.directory = "/",
+                        .user = "",
+                        .machine.fd = -1,
+                        .signals.fd = -1,
+                        .status = EXIT_NIDO_FAILED,
+                        .env = json_array()};
+    struct nido_error err;
+    int ret = -EINVAL;
+    if (!parse(&exec, argc, argv)) {
+        usage();
+    } else {
+        ret = run(&exec, &err);
+        if (ret < 0)
+            log_error("%s", err.text);
+    }
+    loop_destroy(exec.loop);
+    json_decref(exec.env);
+    if (exec.machine.fd >= 0)
+        close(exec.machine.fd);
+    if (exec.signals.fd >= 0)
+        close(exec.signals.fd);
+    return ret < 0 ? EXIT_NIDO_FAILED : exec.status;
+}

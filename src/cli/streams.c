@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/streams.h"
+
+#include "base/log.h"
+#include "base/own.h"
+#include "firmware/guest/protocol.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#define OUT_BIT (1u << STDOUT_FILENO)
+#define ERR_BIT (1u << STDERR_FILENO)
+
+void streams_init(struct streams *streams, struct loop *loop, struct stream_keys *keys, bool tty,
+                  void (*ended)(void *self), void *self)
+{
+    *streams = (struct streams){.loop = loop,
+                                .keys = keys,
+                                .expected = tty ? OUT_BIT : OUT_BIT | ERR_BIT,
+                                .ended = ended,
+                                .self = self};
+}
+
+static void output_ended(struct streams *streams, unsigned bit)
+{
+    if (!(streams->expected & bit))
+        return;
+    streams->expected &= ~bit;
+    if (!streams->expected)
+        streams->ended(streams->self);
+}
+
+static void stdin_ended(void *self)
+{
+}
+
+static void stdout_ended(void *self)
+{
+    output_ended(self, OUT_BIT);
+}
+
+static void stderr_ended(void *self)
+{
+    output_ended(self, ERR_BIT);
+}
+
+static int connect_input(struct streams *streams, struct stream_keys *keys, int fd,
+                         struct nido_error *err)
+{
+    return relay_create(&streams->relays[0], streams->loop, RELAY_TO_GUEST, STDIN_FILENO, fd, keys,
+                        stdin_ended, streams, err);
+}
+
+static int connect_output(struct streams *streams, int number, int fd, struct nido_error *err)
+{
+    return relay_create(&streams->relays[number], streams->loop, RELAY_FROM_GUEST, fd, number, NULL,
+                        number == STDOUT_FILENO ? stdout_ended : stderr_ended, streams, err);
+}
+
+static int connect(struct streams *streams, unsigned stream, int fd, struct nido_error *err)
+{
+    unsigned slot = stream == STREAM_TTY ? 0 : stream;
+    if (slot >= STREAMS_RELAYS || streams->relays[slot])
+        return error_set(err, EEXIST, "it is there already");
+    if (stream == STDIN_FILENO)
+        return connect_input(streams, NULL, fd, err);
+    if (stream != STREAM_TTY)
+        return connect_output(streams, (int)stream, fd, err);
+    int ret = connect_input(streams, streams->keys, fd, err);
+    return ret < 0 ? ret : connect_output(streams, STDOUT_FILENO, fd, err);
+}
+
+void streams_connect(struct streams *streams, unsigned stream, int fd)
+{
+    struct nido_error err;
+    own_fd int socket = fd;
+    if (connect(streams, stream, socket, &err) == 0)
+        return;
+    log_error("the command's stream %u: %s", stream, err.text);
+    if (stream != STDIN_FILENO)
+        output_ended(streams, stream == STREAM_TTY ? OUT_BIT : 1u << stream);
+}
+
+void streams_drain(struct streams *streams, int stop_fd)
+{
+    for (unsigned i = 1; i < STREAMS_RELAYS; i++)
+        if (relay_is_open(streams->relays[i]))
+            relay_finish(streams->relays[i], stop_fd);
+}
+
+void streams_close(struct streams *streams)
+{
+    for (unsigned i = 0; i < STREAMS_RELAYS; i++)
+        relay_destroy(streams->relays[i]);
+}

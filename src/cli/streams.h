@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NIDO_CLI_STREAMS_H
+#define NIDO_CLI_STREAMS_H
+
+/* A command's streams on this process's standard descriptors. */
+
+#include "host/loop.h"
+#include "host/relay.h"
+
+#define STREAMS_RELAYS 3u
+
+struct streams {
+    struct loop *loop;
+    struct stream_keys *keys; /* of the terminal, or NULL */
+    struct relay *relays[STREAMS_RELAYS];
+    unsigned expected; /* output that has not ended yet, as bits of descriptors */
+    void (*ended)(void *self);
+    void *self;
+};
+
+/* `ended` is called once all output has come out. */
+void streams_init(struct streams *streams, struct loop *loop, struct stream_keys *keys, bool tty,
+                  void (*ended)(void *self), void *self);
+/* Takes in `fd`, the guest's end of stream 0 to 3 (a terminal). */
+void streams_connect(struct streams *streams, unsigned stream, int fd);
+/* relay_finish() for the output. */
+void streams_drain(struct streams *streams, int stop_fd);
+void streams_close(struct streams *streams);
+
+#endif
