@@ -68,7 +68,7 @@ test_device_tree_is_well_formed() {
     expect_status 0
     dtc -I dtb -O dts -o tree.dts tree.dtb 2>complaints || fail "dtc cannot read it: $(cat complaints)"
     [[ ! -s complaints ]] || fail "dtc complains: $(cat complaints)"
-    same "$(grep -c 'compatible = "virtio,mmio"' tree.dts)" 3 'virtio devices: disk, network card, random numbers'
+    same "$(grep -c 'compatible = "virtio,mmio"' tree.dts)" 4 'virtio devices: disk, network card, random numbers, power button'
 }
 
 test_device_tree_says_what_the_flags_say() {
