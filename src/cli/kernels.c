@@ -27,11 +27,11 @@ int kernels_add_host(char name[KERNEL_NAME_BYTES], struct nido_error *err)
         int ret = kernel_store_add(name, path, modules, err);
         return ret < 0 ? error_prefix(err, "kernel %s", name) : 0;
     }
-    return error_set(
-        err, ENOENT,
-        "the host's own kernel (%s) is not in /boot; install one for guests, such as "
-        "linux-image-cloud-amd64 on Debian, and say: nido kernel add /boot/vmlinuz-...",
-        host.release);
+    return error_set(err, ENOENT,
+                     "the host's own kernel (%s) is not in /boot; install one for guests, such as "
+                     "Debian's linux-image-cloud-amd64 or -arm64, and say: nido kernel add "
+                     "/boot/vmlinuz-...",
+                     host.release);
 }
 
 static const char *last_part(const char *path)
