@@ -11,17 +11,19 @@
 
 /* ---- opening and closing ---- */
 
-static uint32_t open_flags(const struct fs_session *session)
+/* Who only reads has nothing that a FLUSH at close() could complain of. */
+static uint32_t open_flags(const struct fs_session *session, uint32_t flags)
 {
+    const uint32_t quick = (flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0;
     switch (session->cache) {
     case VIRTIO_FS_CACHE_ALWAYS:
-        return FOPEN_KEEP_CACHE;
+        return quick | FOPEN_KEEP_CACHE;
     case VIRTIO_FS_CACHE_NONE:
-        return FOPEN_DIRECT_IO;
+        return quick | FOPEN_DIRECT_IO;
     case VIRTIO_FS_CACHE_AUTO:
         break;
     }
-    return 0;
+    return quick;
 }
 
 int fs_open(struct fs_session *session, struct fs_request *request)
@@ -33,7 +35,7 @@ int fs_open(struct fs_session *session, struct fs_request *request)
     if (ret < 0)
         return ret;
     *(struct fuse_open_out *)(void *)session->reply =
-        (struct fuse_open_out){.fh = handle, .open_flags = open_flags(session)};
+        (struct fuse_open_out){.fh = handle, .open_flags = open_flags(session, in->flags)};
     return sizeof(struct fuse_open_out);
 }
 
@@ -55,7 +57,7 @@ int fs_create(struct fs_session *session, struct fs_request *request)
         struct fuse_open_out open;
     } *out = (void *)session->reply;
     fs_fill_entry(session, &out->entry, &entry);
-    out->open = (struct fuse_open_out){.fh = handle, .open_flags = open_flags(session)};
+    out->open = (struct fuse_open_out){.fh = handle, .open_flags = open_flags(session, in->flags)};
     return sizeof(*out);
 }
 

@@ -53,6 +53,34 @@ static void fs_reads_and_writes(void **state)
     assert_int_equal(fs_open_node(&bench, ROOT, O_RDONLY, &none), -EISDIR);
 }
 
+static uint32_t how_opened(uint64_t node, uint32_t flags)
+{
+    const struct fuse_open_in in = {.flags = flags};
+    struct fuse_open_out out;
+    assert_int_equal(
+        fs_call(&bench, FUSE_OPEN, node, (struct fs_parts){FS_FIXED(in)}, &out, sizeof(out)),
+        sizeof(out));
+    return out.open_flags;
+}
+
+static void fs_tells_what_the_guest_may_keep(void **state)
+{
+    static const struct {
+        enum virtio_fs_cache cache;
+        uint32_t flags;
+    } kinds[] = {{VIRTIO_FS_CACHE_AUTO, 0},
+                 {VIRTIO_FS_CACHE_ALWAYS, FOPEN_KEEP_CACHE},
+                 {VIRTIO_FS_CACHE_NONE, FOPEN_DIRECT_IO}};
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        tear_down(state);
+        fs_bench_start(&bench, &(struct fs_wanted){.cache = kinds[i].cache});
+        fs_host_write(&bench, "f", "");
+        uint64_t node = fs_find(&bench, "f");
+        assert_int_equal(how_opened(node, O_RDWR), kinds[i].flags);
+        assert_int_equal(how_opened(node, O_RDONLY), kinds[i].flags | FOPEN_NOFLUSH);
+    }
+}
+
 /* In pieces of any size: nothing may be assumed of where a buffer ends. */
 static void fs_writes_from_many_descriptors(void **state)
 {
@@ -345,6 +373,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         PROMISE(fs_reads_and_writes),
+        PROMISE(fs_tells_what_the_guest_may_keep),
         PROMISE(fs_writes_from_many_descriptors),
         PROMISE(fs_appends_at_the_end_wherever_that_is),
         PROMISE(fs_creates_files),
