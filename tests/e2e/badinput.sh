@@ -93,7 +93,7 @@ test_kernels_that_are_none_are_refused() {
 
 test_too_little_memory_is_said_before_the_guest_starts() {
     truncate -s 16M large.img
-    refuses 'large.img.*mem' --kernel "$NIDO_VMLINUX" --initrd large.img --mem 32M
+    refuses 'say --mem' --kernel "$NIDO_VMLINUX" --initrd large.img --mem 32M
     truncate -s 300M large.img
     refuses 'large.img|initrd' --kernel "$NIDO_VMLINUX" --initrd large.img --mem 256M
 }
