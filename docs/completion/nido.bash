@@ -30,6 +30,7 @@ _nido_run_flags=(
     --env
     --workdir
     --user
+    --scratch
     --tty
     --result
     --timeline
@@ -168,7 +169,7 @@ _nido_value() {
             _nido_offer "$prefix" "$value" error warn info debug
         fi
         ;;
-    --mem) _nido_offer "$prefix" "$value" 256M 512M 1G 2G 4G ;;
+    --mem | --scratch) _nido_offer "$prefix" "$value" 256M 512M 1G 2G 4G ;;
     esac
 }
 

@@ -8,6 +8,7 @@
 #include "cli/exec.h"
 #include "cli/kernels.h"
 #include "cli/rundir.h"
+#include "cli/scratch.h"
 #include "cli/streams.h"
 #include "firmware/guest/protocol.h"
 #include "lib/agent.h"
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define ROOT_SERIAL     "nido-root"
+#define SCRATCH_SERIAL  "nido-scratch"
 #define ROOT_TAG        "root"
 #define GUEST_CID       3u
 #define CMDLINE_BYTES   4096u
@@ -55,6 +57,8 @@ struct job {
     bool is_over; /* and the owner knows */
     struct agent_exit how;
     struct loop_source patience; /* with the last bytes */
+    int scratch_fd;              /* -1: none */
+    char scratch_path[32];
     struct streams streams;
     struct exec_sessions *exec; /* other commands */
 };
@@ -105,6 +109,25 @@ static int add_root_disk(struct job *job, struct nido_config *machine, struct ni
         .path = job->flags->root, .id = ROOT_SERIAL, .read_only = true, .raw_for_sure = true};
     job->setup.source = ROOT_SERIAL;
     job->setup.fstype = job->root.fstype;
+    return 0;
+}
+
+/* The disk opens the file by its descriptor, as it has no name any more. */
+static int add_scratch(struct job *job, struct nido_config *machine, struct nido_error *err)
+{
+    if (!job->flags->scratch_bytes)
+        return 0;
+    if (machine->disk_count == NIDO_DISKS_MAX)
+        return error_set(err, E2BIG,
+                         "--scratch: %u disks are all that a machine has; leave out one",
+                         NIDO_DISKS_MAX);
+    int ret = scratch_create(job->flags->scratch_bytes, &job->scratch_fd, err);
+    if (ret < 0)
+        return ret;
+    snprintf(job->scratch_path, sizeof(job->scratch_path), "/proc/self/fd/%d", job->scratch_fd);
+    machine->disks[machine->disk_count++] = (struct nido_disk){
+        .path = job->scratch_path, .id = SCRATCH_SERIAL, .raw_for_sure = true, .unsafe = true};
+    job->setup.scratch = SCRATCH_SERIAL;
     return 0;
 }
 
@@ -160,9 +183,11 @@ int job_create(struct job **out, const struct job_flags *flags, const char *name
     if (!job)
         return error_set(err, ENOMEM, "out of memory");
     job->flags = flags;
-    job->patience.fd = -1;
+    job->patience.fd = job->scratch_fd = -1;
     job->setup = (struct agent_setup){.fstype = "", .scratch = "", .hostname = name};
     int ret = set_root(job, machine, err);
+    if (ret == 0)
+        ret = add_scratch(job, machine, err);
     if (ret == 0)
         ret = set_kernel(job, machine, err);
     if (ret == 0)
@@ -317,6 +342,8 @@ void job_destroy(struct job *job)
     exec_sessions_destroy(job->exec);
     agent_destroy(job->agent);
     streams_close(&job->streams);
+    if (job->scratch_fd >= 0)
+        close(job->scratch_fd);
     if (job->patience.fd >= 0) {
         loop_remove(job->loop, &job->patience);
         close(job->patience.fd);

@@ -16,6 +16,7 @@
 
 #include <jansson.h>
 #include <nido/machine.h>
+#include <stdint.h>
 
 #define JOB_ENV_MAX 64u
 
@@ -26,6 +27,7 @@ struct job_flags {
     unsigned env_count;
     const char *directory, *user; /* NULL: the root's own */
     bool tty;
+    uint64_t scratch_bytes; /* 0: what is written goes to memory */
 };
 
 /* How a command ended. */

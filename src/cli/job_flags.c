@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SCRATCH_MIN_BYTES (16 * MIB)
+#define SCRATCH_MAX_BYTES (1024 * GIB)
+
 static struct job_flags *flags_of(struct config *config)
 {
     return &container_of(config, struct run_flags, config)->job;
@@ -44,6 +47,17 @@ int job_set_user(struct config *config, char *value, struct nido_error *err)
     return 0;
 }
 
+int job_set_scratch(struct config *config, char *value, struct nido_error *err)
+{
+    uint64_t *bytes = &flags_of(config)->scratch_bytes;
+    int ret = config_parse_size(value, bytes, err);
+    if (ret < 0)
+        return ret;
+    if (*bytes < SCRATCH_MIN_BYTES || *bytes > SCRATCH_MAX_BYTES || !is_aligned(*bytes, MIB))
+        return error_set(err, ERANGE, "say 16M to 1024G, in whole MiB");
+    return 0;
+}
+
 int job_set_tty(struct config *config, char *value, struct nido_error *err)
 {
     flags_of(config)->tty = true;
@@ -55,9 +69,10 @@ static int check_without_root(const struct job_flags *job, struct nido_error *er
     if (job->command)
         return error_set(err, EINVAL, "-- %.100s: a command needs a root to run on; say --root",
                          job->command[0] ? job->command[0] : "");
-    if (job->env_count || job->directory || job->user || job->tty)
-        return error_set(err, EINVAL,
-                         "--env, --workdir, --user and --tty are for a command on a --root");
+    if (job->env_count || job->directory || job->user || job->tty || job->scratch_bytes)
+        return error_set(
+            err, EINVAL,
+            "--env, --workdir, --user, --tty and --scratch are for a command on a --root");
     return 0;
 }
 

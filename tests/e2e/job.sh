@@ -210,6 +210,17 @@ test_network_is_ready_when_the_command_starts() {
     expect_out 'nameserver 10.9.0.53'
 }
 
+test_scratch_disk_takes_more_than_memory() {
+    prepare
+    mkdir scratch
+    chown nobody: scratch
+    export TMPDIR=$PWD/scratch
+    job --mem 128M --scratch 512M -- sh -c 'dd if=/dev/zero of=/big bs=1M count=200 2>/dev/null && wc -c </big'
+    expect_status 0
+    expect_out $((200 << 20))
+    same "$(ls -A scratch)" '' 'what is left of the disk'
+}
+
 test_exec_runs_one_more_command() {
     prepare
     start_job --name box -- sh -c 'echo from the first >/tmp/note; echo ready; sleep 1000'

@@ -54,6 +54,7 @@ static const struct row {
     {"env", "A=b", {{"=b", "say NAME"}}},
     {"workdir", "/w", {{"w", "from the guest's root"}}},
     {"user", "u", {{"", "needs a value"}}},
+    {"scratch", "64M", {{"1M", "16M to"}, {"many", "not a size"}}},
     {"tty", NULL, {{"1", "takes no value"}}},
     {"result", "r", {{"", "needs a value"}}},
     {"timeline", NULL, {{"yes", "takes no value"}}},
