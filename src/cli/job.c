@@ -219,6 +219,10 @@ static void check_over(struct job *job)
 static void on_patience(struct loop_source *source, uint32_t events)
 {
     struct job *job = container_of(source, struct job, patience);
+    uint64_t times;
+    bool fired = read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times);
+    if (!fired || (job->ended && streams_wait_for_reader(&job->streams)))
+        return;
     if (job->ended)
         log_warn("the command has ended, but not its output; that is all there is");
     say_over(job);
@@ -226,7 +230,7 @@ static void on_patience(struct loop_source *source, uint32_t events)
 
 static void wait_a_little(struct job *job, unsigned seconds)
 {
-    const struct itimerspec in = {.it_value.tv_sec = seconds};
+    const struct itimerspec in = {.it_value.tv_sec = seconds, .it_interval.tv_sec = seconds};
     job->patience = (struct loop_source){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC),
                                          .events = EPOLLIN,
                                          .ready = on_patience};

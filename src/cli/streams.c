@@ -81,6 +81,12 @@ void streams_connect(struct streams *streams, unsigned stream, int fd)
         output_ended(streams, stream == STREAM_TTY ? OUT_BIT : 1u << stream);
 }
 
+bool streams_wait_for_reader(const struct streams *streams)
+{
+    return relay_waits_for_reader(streams->relays[STDOUT_FILENO]) ||
+           relay_waits_for_reader(streams->relays[STDERR_FILENO]);
+}
+
 void streams_drain(struct streams *streams, int stop_fd)
 {
     for (unsigned i = 1; i < STREAMS_RELAYS; i++)

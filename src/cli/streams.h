@@ -23,6 +23,8 @@ void streams_init(struct streams *streams, struct loop *loop, struct stream_keys
                   void (*ended)(void *self), void *self);
 /* Takes in `fd`, the guest's end of stream 0 to 3 (a terminal). */
 void streams_connect(struct streams *streams, unsigned stream, int fd);
+/* Whether output waits for a reader of ours, however slow. */
+bool streams_wait_for_reader(const struct streams *streams);
 /* relay_finish() for the output. */
 void streams_drain(struct streams *streams, int stop_fd);
 void streams_close(struct streams *streams);

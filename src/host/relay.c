@@ -216,6 +216,11 @@ bool relay_is_open(const struct relay *relay)
     return relay && relay->to.fd >= 0;
 }
 
+bool relay_waits_for_reader(const struct relay *relay)
+{
+    return relay_is_open(relay) && relay->count;
+}
+
 void relay_finish(struct relay *relay, int stop_fd)
 {
     relay->finishing = true;

@@ -30,6 +30,8 @@ int relay_create(struct relay **out, struct loop *loop, enum relay_way way, int 
 void relay_destroy(struct relay *relay); /* takes NULL */
 
 bool relay_is_open(const struct relay *relay); /* takes NULL */
+/* Whether bytes wait for whoever reads the target; takes NULL. */
+bool relay_waits_for_reader(const struct relay *relay);
 
 /* What is on its way now is all there is. Waits until it is written, while its reader takes some
  * every second, and until `stop_fd` (-1: none) is readable. */

@@ -96,7 +96,7 @@ test_every_byte_of_standard_output_arrives() {
     prepare
     job -- sh -c 'yes | head -c 20000000'
     expect_status 0
-    same "$(md5sum <out)" "$(yes | head -c 20000000 | md5sum)" 'checksum of the output'
+    same "$(md5sum <out)" "$({ yes || true; } | head -c 20000000 | md5sum)" 'checksum of the output'
 }
 
 test_what_cannot_run_is_told_apart() {
@@ -219,6 +219,12 @@ test_scratch_disk_takes_more_than_memory() {
     expect_status 0
     expect_out $((200 << 20))
     same "$(ls -A scratch)" '' 'what is left of the disk'
+}
+
+test_slow_reader_gets_every_byte() {
+    prepare
+    as_user nido run --root root.ext4 -- sh -c 'yes | head -c 400000' 2>err | { sleep 25; md5sum; } >sum
+    same "$(cat sum)" "$({ yes || true; } | head -c 400000 | md5sum)" 'checksum of the output'
 }
 
 test_exec_runs_one_more_command() {

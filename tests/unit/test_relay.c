@@ -188,6 +188,29 @@ static void a_strangers_socket_is_not_shut(void **state)
     close(guest[0]), close(stranger[0]), close(stranger[1]);
 }
 
+static void a_slow_reader_is_known(void **state)
+{
+    static char many[1u << 20];
+    int in[2], out[2];
+    assert_int_equal(pipe(out), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, in), 0);
+    start(RELAY_FROM_GUEST, in[0], out[1]);
+    turn();
+    assert_false(relay_waits_for_reader(relay));
+    for (unsigned i = 0; i < 8; i++) {
+        ssize_t ignored = write(in[1], many, sizeof(many));
+        (void)ignored;
+        turn();
+    }
+    assert_true(relay_waits_for_reader(relay));
+    assert_false(ended);
+    close(out[0]);
+    loop_run(loop);
+    assert_true(ended);
+    assert_false(relay_waits_for_reader(relay));
+    close(in[0]), close(in[1]), close(out[1]);
+}
+
 static void the_last_bytes_come_out(void **state)
 {
     int in[2], out[2];
@@ -212,6 +235,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_goes_in_and_comes_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_guest_hears_that_nobody_reads, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_strangers_socket_is_not_shut, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_slow_reader_is_known, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_last_bytes_come_out, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
