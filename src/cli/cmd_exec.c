@@ -188,7 +188,7 @@ static void key_status(struct term_actions *actions)
 
 static int run(struct exec *exec, struct nido_error *err)
 {
-    json_t *reply;
+    json_t *reply = NULL;
     int fd = -1;
     exec->actions = (struct term_actions){.quit = key_quit, .status = key_status};
     if (exec->tty && !isatty(STDIN_FILENO))
