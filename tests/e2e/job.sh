@@ -128,20 +128,32 @@ test_job_gets_the_signal() {
     same "$(result reason) $(result signal)" 'killed 2' 'reason and signal'
 }
 
-test_ends_are_told_apart() {
+test_time_limit_has_its_own_end() {
     prepare
     job --result result.json --timeout 20 -- sleep 1000
     expect_status 124
     same "$(result reason) $(result oom)" 'timeout false' 'time limit'
+}
+
+test_want_of_memory_has_its_own_end() {
+    prepare
     job --result result.json --mem 128M -- sh -c 'exec tail /dev/zero'
     expect_status 137
     same "$(result reason) $(result signal) $(result oom)" 'killed 9 true' 'out of memory'
+}
+
+test_panic_has_its_own_end() {
+    prepare
     job --result result.json -- sh -c 'echo c >/proc/sysrq-trigger; sleep 1000'
     expect_status 123
     # Without a panic device, it is the reboot that follows.
     local panic=panicked
     [[ $panic_status == 123 ]] || panic=reset
     same "$(result reason)" $panic 'a panic'
+}
+
+test_machine_that_is_gone_has_its_own_end() {
+    prepare
     job --result result.json -- sh -c 'poweroff -f; sleep 1000'
     expect_status 123
     same "$(result reason)" powered-off 'a machine that is gone'
@@ -215,9 +227,9 @@ test_scratch_disk_takes_more_than_memory() {
     mkdir scratch
     chown nobody: scratch
     export TMPDIR=$PWD/scratch
-    job --mem 128M --scratch 512M -- sh -c 'dd if=/dev/zero of=/big bs=1M count=200 2>/dev/null && wc -c </big'
+    job --mem 96M --scratch 256M -- sh -c 'dd if=/dev/zero of=/big bs=1M count=100 2>/dev/null && stat -c %s /big'
     expect_status 0
-    expect_out $((200 << 20))
+    expect_out $((100 << 20))
     same "$(ls -A scratch)" '' 'what is left of the disk'
 }
 
