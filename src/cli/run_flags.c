@@ -245,6 +245,8 @@ static int parse(struct run_flags *flags, int argc, char **argv, struct nido_err
             flags->help_all = i + 1 < argc && strcmp(argv[i + 1], "all") == 0;
             return 0;
         }
+        if (strcmp(argv[i], "--") == 0 && !argv[i + 1])
+            return error_set(err, EINVAL, "-- is the last word; the command stands behind it");
         if (strcmp(argv[i], "--") == 0) {
             flags->job.command = argv + i + 1;
             break;

@@ -252,7 +252,7 @@ static void wrong_input_is_refused_by_name(void **state)
         {"--kernel", "needs a value"},
         {"kernel", "not a flag"},
         {"--frobnicate=1", "--frobnicate"},
-        {"--", "not a flag"},
+        {"--", "the command stands behind it"},
         {"--grace=never", "--grace never"},
         {"--log=loud", "--log loud"},
         {"--cpus=0", "--cpus 0"},
