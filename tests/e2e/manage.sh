@@ -154,6 +154,7 @@ test_stop_tells_when_the_plug_was_pulled() {
 }
 
 test_a_guest_that_crashes_while_it_is_stopped_is_told() {
+    needs_a_panic_device
     as_user
     machine one '(for e in /dev/input/event*; do head -c 24 $e >/tmp/key & done; wait -n 2>/dev/null || wait; echo c >/proc/sysrq-trigger) & echo ready; sleep 10000'
     console_shows one ready

@@ -29,6 +29,7 @@ panics_twice='read boots </dev/vda; boots=$((boots + 1)); echo $boots | dd of=/d
     echo boot $boots; [ $boots -lt 3 ] && echo c >/proc/sysrq-trigger; echo enough'
 
 test_on_panic_restart_boots_the_machine_again() {
+    needs_a_panic_device
     echo 0 | dd of=disk.img bs=512 conv=sync status=none
     guest --on-panic restart --disk disk.img --result result -- "$panics_twice"
     expect_status 0
@@ -39,12 +40,14 @@ test_on_panic_restart_boots_the_machine_again() {
 }
 
 test_on_panic_continue_leaves_a_reboot_to_the_guest() {
+    needs_a_panic_device
     guest --on-panic continue -- 'echo c >/proc/sysrq-trigger'
     expect_status 0
     expect_err 'kernel panicked; the machine goes on'
 }
 
 test_on_panic_continue_leaves_a_guest_standing_still() {
+    needs_a_panic_device
     base_cmdline="console=$NIDO_CONSOLE quiet panic=0 cryptomgr.notests"
     start_guest --on-panic continue --grace 0 -- 'echo c >/proc/sysrq-trigger'
     until grep -q 'the machine goes on' err; do sleep 0.05; done
@@ -56,6 +59,7 @@ test_on_panic_continue_leaves_a_guest_standing_still() {
 }
 
 test_on_panic_comes_from_a_file_too() {
+    needs_a_panic_device
     printf '{ "on-panic": "continue", "disk": [] }' >machine.json
     guest --config machine.json -- 'echo c >/proc/sysrq-trigger'
     expect_status 0
