@@ -53,7 +53,7 @@ struct agent {
     size_t count; /* of the frame that comes */
     uint8_t bytes[FRAME_HEADER_BYTES + FRAME_TO_HOST_BYTES];
     uint8_t *unsent; /* from malloc() */
-    size_t unsent_start, unsent_end;
+    size_t unsent_start, unsent_end, unsent_room;
 };
 
 static void break_off(struct agent *agent, const char *fmt, ...) PRINTF(2, 3);
@@ -141,11 +141,15 @@ static int send_frame(struct agent *agent, struct frame_writer *writer)
         break_off(agent, "the guest's agent does not read what nido says");
         return -EPIPE;
     }
-    uint8_t *more = realloc(agent->unsent, agent->unsent_end + length);
-    if (!more)
-        return -ENOMEM;
-    agent->unsent = more;
-    memcpy(more + agent->unsent_end, bytes, length);
+    if (agent->unsent_end + length > agent->unsent_room) {
+        size_t room = 2 * (agent->unsent_end + length);
+        uint8_t *more = realloc(agent->unsent, room);
+        if (!more)
+            return -ENOMEM;
+        agent->unsent = more;
+        agent->unsent_room = room;
+    }
+    memcpy(agent->unsent + agent->unsent_end, bytes, length);
     agent->unsent_end += length;
     send_unsent(agent);
     return 0;
