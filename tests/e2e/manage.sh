@@ -217,6 +217,8 @@ test_clients_that_misbehave_do_no_harm() {
     as_user
     machine one 'echo ready; while read line; do echo "got $line"; seq 1 3000; echo "end $line"; done'
     local number
+    # What is typed before somebody listens there is lost.
+    console_shows one ready
     # Garbage, in one line and in many; clients that only sit there; one that asks for the console and never reads.
     head -c 100000 /dev/urandom | socat -u - UNIX-CONNECT:run/nido/one.sock 2>&1 || true
     head -c 100000 /dev/zero | socat -u - UNIX-CONNECT:run/nido/one.sock 2>&1 || true
