@@ -147,6 +147,7 @@ static void prepare(struct virtio_fs *self, const struct virtio_fs_options *opti
     self->session.share = self->share;
     self->session.name = self->name;
     self->session.cache = options->cache;
+    self->session.flat = options->flat;
     virtio->ops = &fs_ops;
     virtio->name = self->name;
     virtio->device_id = VIRTIO_ID_FS;

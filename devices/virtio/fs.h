@@ -19,6 +19,7 @@ enum virtio_fs_cache {
 struct virtio_fs_options {
     const char *tag; /* 1 to VIRTIO_FS_TAG_BYTES bytes; copied */
     enum virtio_fs_cache cache;
+    bool flat; /* what is mounted below looks like the rest, as the guest's overlays want it */
 };
 
 /* Owns `share` from a success on. The device's requests are system calls that take their time, so

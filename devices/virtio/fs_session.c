@@ -142,7 +142,7 @@ void fs_fill_entry(const struct fs_session *session, struct fuse_entry_out *to,
         .attr_valid_nsec = (uint32_t)valid.tv_nsec,
     };
     fs_fill_attr(&to->attr, &from->attr);
-    to->attr.flags = from->is_mount ? FUSE_ATTR_SUBMOUNT : 0;
+    to->attr.flags = from->is_mount && !session->flat ? FUSE_ATTR_SUBMOUNT : 0;
 }
 
 struct share_owner fs_caller(const struct fs_request *request)

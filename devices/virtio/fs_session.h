@@ -23,6 +23,7 @@ struct fs_session {
     struct share *share; /* not owned */
     const char *name;    /* for messages; not owned */
     enum virtio_fs_cache cache;
+    bool flat;
     struct log_limit complaints;
     bool greeted;
     /* Written by the loop's thread, for anybody to read. */

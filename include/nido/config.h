@@ -115,6 +115,8 @@ struct nido_share {
                       * kept for a root directory */
     bool read_only;
     enum nido_share_cache cache;
+    bool
+        flat; /* what is mounted below is not told apart: an overlay of the guest can stand on it */
 };
 
 /* When the guest's kernel panics, and its pvpanic driver is loaded. */

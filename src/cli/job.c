@@ -53,6 +53,7 @@ struct job {
     unsigned number; /* of the command, in the guest; 0: it was not asked for yet */
     bool ended;      /* `how` tells */
     bool broken;     /* the agent: `why` tells */
+    bool hung_up;    /* and all that it says is that */
     char why[NIDO_ERROR_TEXT_BYTES];
     bool is_over; /* and the owner knows */
     struct agent_exit how;
@@ -76,7 +77,8 @@ static int add_root_share(struct job *job, struct nido_config *machine, struct n
                                                                   .guest_path = "/",
                                                                   .tag = ROOT_TAG,
                                                                   .read_only = true,
-                                                                  .cache = NIDO_SHARE_CACHE_ALWAYS};
+                                                                  .cache = NIDO_SHARE_CACHE_ALWAYS,
+                                                                  .flat = true};
     job->setup.source = ROOT_TAG;
     job->setup.flags |= SETUP_SHARE;
     return 0;
@@ -253,14 +255,18 @@ static void on_ended(void *self, const struct agent_exit *how)
     check_over(job);
 }
 
-static void on_broken(void *self, const char *why)
+static void on_broken(void *self, const char *why, bool hung_up)
 {
     struct job *job = self;
     if (job->ended)
         return;
     job->broken = true;
+    job->hung_up = hung_up;
     snprintf(job->why, sizeof(job->why), "%s", why);
-    wait_a_little(job, LAST_MOMENT_S);
+    if (hung_up)
+        wait_a_little(job, LAST_MOMENT_S);
+    else
+        say_over(job);
 }
 
 static void on_output_ended(void *self)
@@ -322,7 +328,7 @@ static void on_ready(void *self)
     };
     streams_init(&job->streams, job->loop, job->keys, flags->tty, on_output_ended, job);
     if (agent_run(job->agent, &command, &job_ops, job, &job->number, &err) < 0)
-        on_broken(job, err.text);
+        on_broken(job, err.text, false);
     free_environment(env);
 }
 
@@ -402,7 +408,7 @@ bool job_outcome(const struct job *job, bool machine_ended, struct job_outcome *
                                           [AGENT_KILLED] = "killed",
                                           [AGENT_NOT_FOUND] = "not-found",
                                           [AGENT_NOT_STARTED] = "not-runnable"};
-    if (!job->ended && (!job->broken || machine_ended))
+    if (!job->ended && (!job->broken || (machine_ended && job->hung_up)))
         return false;
     if (!job->ended) {
         log_error("%s", job->why);

@@ -45,6 +45,7 @@ struct agent {
     const struct agent_ops *ops;
     void *self;
     enum agent_state state;
+    bool hung_up;
     struct unix_listener listener;
     struct loop_source listening, control, patience;
     struct caller callers[CALLERS_MAX];
@@ -78,7 +79,7 @@ static void break_off(struct agent *agent, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(why, sizeof(why), fmt, args);
     va_end(args);
-    agent->ops->broken(agent->self, why);
+    agent->ops->broken(agent->self, why, agent->hung_up);
 }
 
 /* ---- patience ---- */
@@ -308,6 +309,7 @@ static void on_control(struct loop_source *source, uint32_t events)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n <= 0) {
+        agent->hung_up = true;
         break_off(agent, "the guest's agent has hung up");
         return;
     }

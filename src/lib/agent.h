@@ -46,7 +46,8 @@ struct agent_exit {
 
 struct agent_ops {
     void (*ready)(void *self); /* commands can be run */
-    void (*broken)(void *self, const char *why);
+    /* `hung_up`: the machine's own end, if that comes now, says more. */
+    void (*broken)(void *self, const char *why, bool hung_up);
 };
 
 struct agent_job_ops {

@@ -57,6 +57,7 @@ int shares_add(struct shares *shares, const struct nido_config *config, const st
     const struct virtio_fs_options options = {
         .tag = wanted->tag ? wanted->tag : tag,
         .cache = cache_of(wanted),
+        .flat = wanted->flat,
     };
     snprintf(tag, sizeof(tag), "share%u", index);
     snprintf(name, sizeof(name), "share/%u", index);

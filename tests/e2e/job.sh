@@ -206,6 +206,26 @@ test_directory_is_a_root() {
     same "$(cat work/file)" after 'the share'
 }
 
+test_the_hosts_own_root_is_a_root() {
+    prepare
+    root=/
+    job -- sh -c 'echo "$(id -u) $(ls /proc/self/comm) $(cat /etc/hostname >/dev/null && echo etc)"; echo new >/etc/new; test -c /dev/null && exit 7'
+    expect_status 7
+    expect_out '0 /proc/self/comm etc'
+    [[ ! -e /etc/new ]] || fail 'the host has a new file'
+}
+
+test_a_root_that_lacks_something_is_told() {
+    prepare
+    mkdir bare
+    : >bare/proc
+    chown -R nobody: bare
+    root=bare
+    job -- true
+    expect_status 123
+    expect_err 'the guest: the root has no directory /proc'
+}
+
 test_network_is_ready_when_the_command_starts() {
     prepare
     ip link add ext0 type dummy

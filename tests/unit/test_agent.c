@@ -32,9 +32,10 @@ static void on_ready(void *self)
     bench.ready = true;
 }
 
-static void on_broken(void *self, const char *why)
+static void on_broken(void *self, const char *why, bool hung_up)
 {
     assert_false(bench.broken);
+    assert_int_equal(hung_up, strstr(why, "has hung up") != NULL);
     bench.broken = true;
     snprintf(bench.why, sizeof(bench.why), "%s", why);
 }
