@@ -157,7 +157,7 @@ test_small_frames_arrive_too() {
 
 test_published_ports_lead_into_the_guest() {
     user_network socat
-    start_guest --net user,publish=127.0.0.1:8080:80,publish=8081:81,publish='[::1]:8082:82,publish=127.0.0.1:5353:53/udp' -- \
+    start_guest --net user,host-loopback,publish=127.0.0.1:8080:80,publish=8081:81,publish='[::1]:8082:82,publish=127.0.0.1:5353:53/udp' -- \
         "$guest_up; (while :; do echo eighty | nc -l -p 80; done) & (while :; do echo eightyone | nc -l -p 81; done) &
         /usr/bin/socat UDP4-LISTEN:53 EXEC:cat & /usr/bin/socat TCP6-LISTEN:82,fork EXEC:'echo eightytwo' & echo ready; sleep 10000"
     wait_for ready
