@@ -6,7 +6,7 @@
 kvm_group=107
 guest_up='ip link set eth0 up; ip link set lo up; udhcpc -q -n -i eth0 -s /dhcp 2>/dev/null'
 # Not more: on a busy host that passt now and then resets an upload that takes half a minute, with every byte acknowledged.
-megabytes=${NIDO_E2E_NET_MIB:-16}
+megabytes=${NIDO_E2E_NET_MIB:-8}
 
 # Before the guest sends much. passt (2023) drops what a socket of the host does not take at once and waits for the guest to
 # send it again, so the guest keeps no more on the way than a socket always takes.
@@ -128,7 +128,7 @@ test_both_directions_at_once_with_two_cpus() {
     socat -u FILE:data TCP-LISTEN:5000,bind=127.0.0.1 &
     socat -u TCP-LISTEN:5001,bind=127.0.0.1 CREATE:back &
     local listener=$!
-    guest --cpus 2 --net user,host-loopback -- "$guest_up; $send_little_at_once; head -c 8388608 /dev/urandom >/tmp/data; nc 10.9.0.254 5001 </tmp/data &
+    guest --cpus 2 --net user,host-loopback -- "$guest_up; $send_little_at_once; head -c $((megabytes << 19)) /dev/urandom >/tmp/data; nc 10.9.0.254 5001 </tmp/data &
         echo sum=\$(nc 10.9.0.254 5000 | sha256sum); wait; echo sent=\$(sha256sum </tmp/data)"
     expect_status 0
     wait $listener
