@@ -84,7 +84,7 @@ test_three_machines_are_looked_after_by_name() {
     nido status one >said
     grep -qE '^state +running$' said || fail "the status says: $(cat said)"
     nido stats one >said
-    grep -qE '^exits\.io +[1-9]' said || fail "the counters say: $(cat said)"
+    grep -qE '^exits\.(io|mmio) +[1-9]' said || fail "the counters say: $(cat said)"
 
     console_shows two ready
     printf 'first\nsecond\n' >typed
