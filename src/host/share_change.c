@@ -26,15 +26,21 @@ static int made(struct share *share, uint64_t directory, const char *name, int r
     return ret < 0 ? -code : share_lookup(share, directory, name, entry);
 }
 
+/* Before something new of that owner's is made: made() is what comes after. */
+static int begin_new(struct share *share, uint64_t number, const char *name,
+                     const struct share_owner *owner, struct share_node **directory)
+{
+    int ret = share_check_new(share, number, name, directory);
+    if (ret == 0)
+        ret = share_check_room(share, 1);
+    return ret == 0 ? share_begin_as(share, owner) : ret;
+}
+
 int share_mkdir(struct share *share, uint64_t number, const char *name, mode_t mode,
                 const struct share_owner *owner, struct share_entry *entry)
 {
     struct share_node *directory;
-    int ret = share_check_new(share, number, name, &directory);
-    if (ret == 0)
-        ret = share_check_room(share, 1);
-    if (ret == 0)
-        ret = share_begin_as(share, owner);
+    int ret = begin_new(share, number, name, owner, &directory);
     if (ret < 0)
         return ret;
     return made(share, number, name, mkdirat(directory->fd, name, mode & MODE_BITS), entry);
@@ -61,11 +67,7 @@ int share_symlink(struct share *share, uint64_t number, const char *name, const 
                   const struct share_owner *owner, struct share_entry *entry)
 {
     struct share_node *directory;
-    int ret = share_check_new(share, number, name, &directory);
-    if (ret == 0)
-        ret = share_check_room(share, 1);
-    if (ret == 0)
-        ret = share_begin_as(share, owner);
+    int ret = begin_new(share, number, name, owner, &directory);
     if (ret < 0)
         return ret;
     return made(share, number, name, symlinkat(target, directory->fd, name), entry);
