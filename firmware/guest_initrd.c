@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "firmware/guest_initrd.h"
 
+#include "base/bytes.h"
 #include "base/checked.h"
 #include "base/own.h"
 #include "firmware/bootfile.h"
@@ -22,12 +23,11 @@ static const struct {
     const char *name;
     bool needed; /* by every guest, unless it is built in */
 } wanted[] = {
-    {"virtio_mmio", true},     {"virtio_blk", true},      {"vmw_vsock_virtio_transport", true},
-    {"overlay", true},         {"virtio_pci", false},     {"virtio_net", false},
-    {"virtiofs", false},       {"ext4", false},           {"erofs", false},
-    {"squashfs", false},       {"virtio_rng", false},     {"pvpanic_mmio", false},
-    {"virtio_console", false}, {"crc32c_generic", false}, {"loop", false},
-    {"virtio_balloon", false},
+    {"virtio_mmio", true},     {"virtio_blk", true},    {"vmw_vsock_virtio_transport", true},
+    {"overlay", true},         {"virtio_net", false},   {"virtiofs", false},
+    {"ext4", false},           {"erofs", false},        {"squashfs", false},
+    {"virtio_rng", false},     {"pvpanic_mmio", false}, {"virtio_console", false},
+    {"crc32c_generic", false}, {"loop", false},         {"virtio_balloon", false},
 };
 
 struct build {
@@ -104,6 +104,33 @@ static int read_module(const char *path, uint8_t **bytes, size_t *length, struct
     return ret;
 }
 
+/* What stands behind a signed module: the signature, a record of 12 bytes of which the last four are
+ * the signature's length, and a mark (Documentation/admin-guide/module-signing.rst). */
+static size_t signature_length(const uint8_t *module, size_t length)
+{
+    static const char mark[] = "~Module signature appended~\n";
+    const size_t mark_bytes = sizeof(mark) - 1, record_bytes = 12;
+    if (length < mark_bytes + record_bytes ||
+        memcmp(module + length - mark_bytes, mark, mark_bytes) != 0)
+        return 0;
+    size_t signature = get_be32(module + length - mark_bytes - 4) + record_bytes + mark_bytes;
+    return signature < length ? signature : 0;
+}
+
+/* Its signature is a file of its own: see firmware/guest/modules.c. */
+static int pack_file(struct build *build, const char *name, const uint8_t *bytes, size_t length,
+                     struct nido_error *err)
+{
+    char path[MODULE_NAME_BYTES + 32];
+    size_t signature = signature_length(bytes, length);
+    snprintf(path, sizeof(path), "modules/%s.ko", name);
+    int ret = cpio_file(&build->cpio, path, 0444, bytes, length - signature, err);
+    if (ret < 0 || !signature)
+        return ret;
+    snprintf(path, sizeof(path), "modules/%s.ko.sig", name);
+    return cpio_file(&build->cpio, path, 0444, bytes + length - signature, signature, err);
+}
+
 /* Each file once, however many need it. */
 static int pack_module(struct build *build, const struct module *module, struct nido_error *err)
 {
@@ -121,8 +148,7 @@ static int pack_module(struct build *build, const struct module *module, struct 
     int ret = read_module(path, &bytes, &length, err);
     if (ret < 0)
         return error_prefix(err, "%s", path);
-    snprintf(path, sizeof(path), "modules/%s.ko", module->name);
-    return cpio_file(&build->cpio, path, 0444, bytes, length, err);
+    return pack_file(build, module->name, bytes, length, err);
 }
 
 static int pack_wanted(struct build *build, unsigned index, FILE *list, struct nido_error *err)

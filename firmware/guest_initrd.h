@@ -9,7 +9,7 @@
  *     init            the program
  *     dev/console     for what it says before there is a devtmpfs
  *     modules/list    "NAME FILE...": load these, in this order, for NAME
- *     modules/FILE
+ *     modules/FILE    without its signature, which is modules/FILE.sig
  */
 
 #include "base/error.h"

@@ -36,6 +36,8 @@ void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 /* Loads `name` and what it needs. A kernel that has it built in has no such module: no error. */
 void modules_load(const char *name);
+/* The bus, and the drivers of the devices on it. */
+void modules_load_drivers(void);
 
 /* ---- link.c ---- */
 

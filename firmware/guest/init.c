@@ -49,14 +49,6 @@ void die(const char *fmt, ...)
     power_off();
 }
 
-static void load_drivers(void)
-{
-    static const char *const drivers[] = {"virtio_mmio", "virtio_pci", "pvpanic_mmio", "virtio_rng",
-                                          "vmw_vsock_virtio_transport"};
-    for (size_t i = 0; i < sizeof(drivers) / sizeof(drivers[0]); i++)
-        modules_load(drivers[i]);
-}
-
 static void open_console(void)
 {
     int fd = open("/dev/console", O_RDWR | O_NOCTTY);
@@ -289,7 +281,7 @@ int main(void)
     root_mount_basics();
     open_console();
     take_signals();
-    load_drivers();
+    modules_load_drivers();
     guest.bytes = malloc(FRAME_HEADER_BYTES + FRAME_TO_GUEST_BYTES);
     if (!guest.bytes)
         die("out of memory");

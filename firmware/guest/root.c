@@ -75,7 +75,6 @@ static int mount_root(const struct setup *setup, const char *target, char *why, 
     char disk[DISK_PATH_BYTES];
     unsigned long flags = setup->flags & SETUP_WRITABLE ? 0 : MS_RDONLY;
     if (setup->flags & SETUP_SHARE) {
-        modules_load("virtiofs");
         return mount(setup->source, target, "virtiofs", flags, NULL) == 0
                    ? 0
                    : fail(why, why_bytes, "the share cannot be mounted");
@@ -194,12 +193,6 @@ static int mount_shares(char *const *shares, char *why, size_t why_bytes)
 
 int root_enter(const struct setup *setup, char *why, size_t why_bytes)
 {
-    /* The list of modules is in the initrd, which is out of reach afterwards. */
-    modules_load("virtio_blk");
-    if (setup->shares[0])
-        modules_load("virtiofs");
-    if (setup->flags & SETUP_NETWORK)
-        modules_load("virtio_net");
     mkdir("/root", 0755);
     int ret = setup->flags & SETUP_WRITABLE ? mount_root(setup, "/root", why, why_bytes)
                                             : mount_overlay(setup, why, why_bytes);

@@ -79,6 +79,14 @@ test_first_job_takes_the_hosts_kernel() {
     same "$(as_user nido kernel ls)" '' 'kernels at last'
 }
 
+test_kernel_that_insists_on_signatures_gets_them() {
+    prepare
+    # Bit 13 of what taints a kernel is a module without a signature.
+    job --cmdline module.sig_enforce=1 -- sh -c 'cat /sys/module/module/parameters/sig_enforce; echo $(($(cat /proc/sys/kernel/tainted) & 8192))'
+    expect_status 0
+    same "$(tr '\n' ' ' <out)" 'Y 0 ' 'sig_enforce, and what taints the kernel'
+}
+
 test_every_byte_of_standard_input_arrives() {
     prepare
     status=0

@@ -157,6 +157,31 @@ static void the_initrd_has_each_module_once_and_the_list(void **state)
         find(module + 12, length - (size_t)(module + 12 - archive), "modules/virtio.ko", &bytes));
 }
 
+static void a_signature_is_a_file_of_its_own(void **state)
+{
+    /* Content, a signature of five bytes, the record with its length, the mark. */
+    static const char module[] = "virtio.koSI"
+                                 "GNED!\1\1\2\0\0\0\0\0\0\0\0\5~Module signature appended~\n";
+    static const char lies[] = "overlay.ko\1\1\2\0\0\0\0\0\377\0\0\5~Module signature appended~\n";
+    own_mem char *archive = NULL;
+    size_t length, bytes;
+    struct nido_error err;
+    write_file("virtio.ko", module, sizeof(module) - 1);
+    write_file("overlay.ko", lies, sizeof(lies) - 1);
+    assert_int_equal(build(&archive, &length, &err), 0);
+    const char *content = find(archive, length, "modules/virtio.ko", &bytes);
+    assert_non_null(content);
+    assert_int_equal(bytes, strlen("virtio.koSI"));
+    assert_memory_equal(content, "virtio.koSI", bytes);
+    const char *signature = find(archive, length, "modules/virtio.ko.sig", &bytes);
+    assert_non_null(signature);
+    assert_int_equal(bytes, sizeof(module) - 1 - strlen("virtio.koSI"));
+    assert_memory_equal(signature, "GNED!", 5);
+    assert_non_null(find(archive, length, "modules/overlay.ko", &bytes));
+    assert_int_equal(bytes, sizeof(lies) - 1);
+    assert_null(find(archive, length, "modules/overlay.ko.sig", &bytes));
+}
+
 static void what_is_built_in_is_left_out(void **state)
 {
     own_mem char *archive = NULL;
@@ -249,6 +274,7 @@ int main(void)
         cmocka_unit_test(a_circle_of_dependencies_has_an_end),
         cmocka_unit_test_setup_teardown(the_initrd_has_each_module_once_and_the_list, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_signature_is_a_file_of_its_own, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_built_in_is_left_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_without_what_guests_need_is_refused, set_up,
                                         tear_down),
