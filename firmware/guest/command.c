@@ -105,6 +105,10 @@ static void __attribute__((noreturn))
 run_child(const struct command *command, const struct ends *ends, int report)
 {
     struct trouble trouble = prepare(command, ends);
+    if (trouble.code == 0 && command->flags & (COMMAND_PACK | COMMAND_UNPACK)) {
+        close(report);
+        _exit(copy_run(command));
+    }
     if (trouble.code == 0) {
         execvp(command->argv[0], command->argv);
         trouble = (struct trouble){.code = errno, .lookup = true};

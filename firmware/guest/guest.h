@@ -13,6 +13,7 @@
  *     network.c   addresses for the card, by DHCP
  *     user.c      who a command runs as, by the root's own files
  *     command.c   a command: its start, its signals, its end
+ *     copy.c      nido's own commands: files to nido and from it, by pack.c, unpack.c and tar.c
  *     pump.c      bytes between a command's pipes and nido
  *     link.c      connections to nido
  *     frame.c     what is said on them (shared with nido)
@@ -136,5 +137,10 @@ bool job_is_over(const struct job *job);
 void job_finish(struct job *job, int control);
 /* How many processes the kernel has killed for want of memory. */
 uint32_t job_oom_kills(void);
+
+/* ---- copy.c ---- */
+
+/* What a process does whose command has COMMAND_PACK or COMMAND_UNPACK. Returns its exit status. */
+int copy_run(const struct command *command);
 
 #endif
