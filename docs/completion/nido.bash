@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # Completion of nido's commands and flags for bash. A test keeps it in step with `nido help run all`.
 
-_nido_commands=(run ps status stats console pause resume balloon stop exec kernel doctor version help)
+_nido_commands=(run ps status stats console pause resume balloon stop exec cp kernel doctor version help)
 _nido_run_flags=(
     --kernel
     --initrd
@@ -212,6 +212,10 @@ _nido() {
         help) _nido_help "$cur" ;;
         status | stats | balloon) _nido_machine "$cur" --json ;;
         console | pause | resume) _nido_machine "$cur" ;;
+        cp)
+            _nido_machine "$cur" --user --setuid
+            _nido_files '' "$cur"
+            ;;
         exec) _nido_machine "$cur" --env --workdir --user --tty -- ;;
         kernel) ((${#words[@]} > 3)) || _nido_offer '' "$cur" add ls default rm ;;
         stop) _nido_machine "$cur" --force --grace ;;

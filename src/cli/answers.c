@@ -189,7 +189,7 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
         nido_machine_pause(answers->machine);
     } else if (strcmp(what, "resume") == 0) {
         nido_machine_resume(answers->machine);
-    } else if (strcmp(what, "exec") == 0) {
+    } else if (strcmp(what, "exec") == 0 || strcmp(what, "cp") == 0) {
         return exec(answers, request, fd, err);
     } else if (strcmp(what, "console") == 0) {
         return show_console(answers, fd, err);

@@ -26,6 +26,7 @@ int cmd_resume(int argc, char **argv);
 int cmd_balloon(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
+int cmd_cp(int argc, char **argv);
 int cmd_kernel(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);

@@ -29,6 +29,7 @@ static void help_nido(FILE *to)
         "  nido stop NAME [--force]           presses its power button, or pulls its plug\n"
         "  nido run --root ROOT -- COMMAND    a command in a machine of its own\n"
         "  nido exec NAME -- COMMAND          one more command in there\n"
+        "  nido cp SOURCE... DESTINATION      files to there or from it: NAME:PATH\n"
         "  nido kernel add|ls|default|rm      the kernels for that\n"
         "  nido doctor                        what this host can do, and what is missing\n"
         "  nido version | help [COMMAND]\n"

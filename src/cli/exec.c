@@ -157,6 +157,31 @@ static int run(struct session *session, const json_t *request, struct nido_error
     return agent_run(session->sessions->agent, &command, &job_ops, session, &session->job, err);
 }
 
+/* Paths in the guest, for its end of a copy: {"do": "cp", "out": true, "paths": [...]}. */
+static int copy(struct session *session, const json_t *request, struct nido_error *err)
+{
+    static char *const no_env[] = {NULL};
+    char *paths[WORDS_MAX + 1];
+    bool out = json_is_true(json_object_get(request, "out"));
+    if (!take_texts(json_object_get(request, "paths"), paths) || !paths[0])
+        return error_set(err, EINVAL, "cp takes paths, a list of up to %u texts", WORDS_MAX);
+    const struct agent_command command = {
+        .flags = (out ? COMMAND_PACK : COMMAND_UNPACK | COMMAND_STDIN) |
+                 (json_is_true(json_object_get(request, "into")) ? COMMAND_INTO : 0u) |
+                 (json_is_true(json_object_get(request, "setuid")) ? COMMAND_SETUID : 0u),
+        .argv = paths,
+        .env = no_env,
+        .directory = "/",
+        .user = text_or(request, "user", ""),
+    };
+    return agent_run(session->sessions->agent, &command, &job_ops, session, &session->job, err);
+}
+
+static bool is_copy(const json_t *request)
+{
+    return strcmp(text_or(request, "do", ""), "cp") == 0;
+}
+
 int exec_begin(struct exec_sessions *sessions, const json_t *request, int fd,
                struct nido_error *err)
 {
@@ -170,7 +195,7 @@ int exec_begin(struct exec_sessions *sessions, const json_t *request, int fd,
         return error_errno(err, errno, "no descriptor is left");
     int ret = loop_add(sessions->loop, &session->client, err);
     if (ret == 0)
-        ret = run(session, request, err);
+        ret = is_copy(request) ? copy(session, request, err) : run(session, request, err);
     if (ret < 0)
         end_session(session);
     return ret;

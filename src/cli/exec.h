@@ -10,6 +10,10 @@
  *     to the client    EXEC_STREAM, with the stream's descriptor: its bytes never pass through nido
  *                      EXEC_ENDED, and the connection's end
  *     from the client  EXEC_SIGNAL, EXEC_RESIZE; a connection that ends kills the command
+ *
+ * nido cp is the same with a command of nido's own in the guest (firmware/guest/copy.h): {"do": "cp", "out": true,
+ * "paths": [...], "user": "", "setuid": false, "into": false}. Out of the guest its standard output is a tar stream,
+ * else its standard input.
  */
 
 #include "base/error.h"

@@ -11,11 +11,14 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"run", cmd_run},         {"ps", cmd_ps},           {"status", cmd_status},
-    {"stats", cmd_stats},     {"console", cmd_console}, {"pause", cmd_pause},
-    {"resume", cmd_resume},   {"balloon", cmd_balloon}, {"stop", cmd_stop},
-    {"doctor", cmd_doctor},   {"kernel", cmd_kernel},   {"exec", cmd_exec},
-    {"version", cmd_version}, {"help", cmd_help},       {"--version", cmd_version},
+    {"run", cmd_run},         {"ps", cmd_ps},
+    {"status", cmd_status},   {"stats", cmd_stats},
+    {"console", cmd_console}, {"pause", cmd_pause},
+    {"resume", cmd_resume},   {"balloon", cmd_balloon},
+    {"stop", cmd_stop},       {"doctor", cmd_doctor},
+    {"kernel", cmd_kernel},   {"exec", cmd_exec},
+    {"cp", cmd_cp},           {"version", cmd_version},
+    {"help", cmd_help},       {"--version", cmd_version},
     {"--help", cmd_help},     {"-h", cmd_help},
 };
 

@@ -37,7 +37,7 @@ no_other_flag_is_offered() {
     local flag known stray=0
     known=$(flags)
     while read -r flag; do
-        case $flag in --help | --json | --force | --modules) continue ;; esac
+        case $flag in --help | --json | --force | --modules | --setuid) continue ;; esac
         [[ $'\n'$known == *$'\n'"$flag "* ]] || { echo "$flag is in $1, and nido has no such flag" && stray=1; }
     done < <(grep -oE -- '--[a-z][a-z-]+' "$completion/$1" | sort -u)
     return $stray
