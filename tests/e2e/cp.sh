@@ -157,14 +157,13 @@ test_full_disk_is_told() {
 
 test_machine_that_ends_during_a_copy_is_told() {
     box
-    { cat /dev/zero || true; } | nido cp - box:/tmp 2>cp.err || true
-    mkfifo stuck
     tar -cf whole.tar -C tree/bin busybox
-    { head -c 100000 whole.tar && sleep 1000; } | nido cp - box:/tmp 2>cp.err &
+    nido cp - box:/tmp < <(head -c 100000 whole.tar && sleep 1000) 2>cp.err &
     local copying=$!
     until in_box 'test -s /tmp/busybox'; do sleep 0.2; done
     kill -KILL $pid
     status=0
     wait $copying || status=$?
+    expect_status 123
     grep -q "machine 'box' has ended" cp.err
 }
