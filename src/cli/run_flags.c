@@ -249,6 +249,8 @@ static int parse(struct run_flags *flags, int argc, char **argv, struct nido_err
             return error_set(err, EINVAL, "-- is the last word; the command stands behind it");
         if (strcmp(argv[i], "--") == 0) {
             flags->job.command = argv + i + 1;
+            flags->config.kernel_is_optional =
+                true; /* what it needs is a root: job_check_flags() */
             break;
         }
         if (strncmp(argv[i], "--", 2) != 0)

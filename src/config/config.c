@@ -193,12 +193,26 @@ static int check_balloon(const struct nido_config *machine, struct nido_error *e
     return 0;
 }
 
+/* A kernel of nido's own would find no driver for the disk, which distributions have as modules of the initrd that
+ * goes with theirs. */
+static int tell_no_kernel(const struct nido_config *machine, struct nido_error *err)
+{
+    if (machine->disk_count)
+        return error_set(
+            err, EINVAL,
+            "--kernel is needed, there is no firmware that would look for one on %.200s; "
+            "to run a command there, say --root %.200s -- COMMAND",
+            machine->disks[0].path, machine->disks[0].path);
+    return error_set(err, EINVAL,
+                     "--kernel is needed: a bzImage or vmlinux, such as /boot/vmlinuz-...; "
+                     "to run a command, say --root DIR|IMAGE -- COMMAND");
+}
+
 int config_check(const struct config *config, struct nido_error *err)
 {
     const struct nido_config *machine = &config->machine;
     if (!machine->kernel && !config->kernel_is_optional)
-        return error_set(err, EINVAL,
-                         "--kernel is needed: a bzImage or vmlinux, such as /boot/vmlinuz-...");
+        return tell_no_kernel(machine, err);
     if (config->net_none && machine->net_count)
         return error_set(err, EINVAL, "--net none contradicts the other --net");
     int ret = config_check_ports(machine, err);

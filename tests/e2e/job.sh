@@ -311,6 +311,12 @@ test_mistakes_are_named() {
     expect_err 'say what to run there'
     refused --kernel "$kernel" -- true
     expect_err 'say --root'
+    refused -- true
+    expect_err 'a command needs a root to run on; say --root'
+    refused --disk root.ext4
+    expect_err 'no firmware .* say --root root.ext4 -- COMMAND'
+    refused
+    expect_err 'kernel is needed.* say --root'
     tar -cf root.tar -C home .
     refused --root root.tar -- true
     expect_err 'root\.tar: this is a tar archive'

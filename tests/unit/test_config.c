@@ -290,6 +290,18 @@ static void config_takes_shares(void **state)
     config_finish(&config);
 }
 
+static void a_missing_kernel_says_what_else_may_be_meant(void **state)
+{
+    struct config config = {0};
+    struct nido_error err;
+    assert_true(config_check(&config, &err) < 0);
+    assert_non_null(strstr(err.text, "--root DIR|IMAGE -- COMMAND"));
+    assert_int_equal(set(&config, "disk", "root.img", NULL), 0);
+    assert_true(config_check(&config, &err) < 0);
+    assert_non_null(strstr(err.text, "say --root root.img -- COMMAND"));
+    config_finish(&config);
+}
+
 static void config_sees_contradictions(void **state)
 {
     struct config config = {0};
@@ -339,6 +351,7 @@ int main(void)
         cmocka_unit_test(config_takes_images_and_overlays),
         cmocka_unit_test(config_takes_networks),
         cmocka_unit_test(config_takes_shares),
+        cmocka_unit_test(a_missing_kernel_says_what_else_may_be_meant),
         cmocka_unit_test(config_sees_contradictions),
         cmocka_unit_test(config_refuses_too_many_of_anything),
     };
