@@ -30,6 +30,7 @@ _nido_run_flags=(
     --env
     --workdir
     --user
+    --write
     --scratch
     --tty
     --result
@@ -176,7 +177,7 @@ _nido_value() {
 _nido_run() {
     local cur=${words[-1]} previous=${words[-2]}
     case $previous in
-    --hugepages | --dump-config | --detach | --timeline | --tty) ;;
+    --hugepages | --dump-config | --detach | --timeline | --write | --tty) ;;
     --help | -h) _nido_offer '' "$cur" all ;;
     --*=*) ;;
     --*)

@@ -57,17 +57,23 @@ struct setup {
     const char *source, *fstype;
     const char *scratch; /* the serial of the disk for what is written; "": memory */
     const char *hostname;
-    char **shares; /* tag and directory of each; NULL ends the list */
+    /* Of each its tag, where it is to be, and the name of the one file that it is, or ""; NULL ends the list. */
+    char **shares;
 };
 
 void root_mount_basics(void);
 /* Puts the root in place and makes it /. 0, or -1 with words for a person. */
 int root_enter(const struct setup *setup, char *why, size_t why_bytes);
+/* Makes that file, in place of what is there; a root that is written stays as it is. A root where it cannot be
+ * does without. */
+void root_put_file(const struct setup *setup, const char *path, const char *text);
+/* The last word on it: all that was written is there. */
+void root_leave(void);
 
 /* ---- network.c ---- */
 
 void network_loopback(void);
-int network_configure(char *why, size_t why_bytes);
+int network_configure(const struct setup *setup, char *why, size_t why_bytes);
 
 /* ---- user.c ---- */
 

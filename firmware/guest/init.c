@@ -112,7 +112,7 @@ static void set_up(struct frame_reader *reader)
     int ret = root_enter(&setup, why, sizeof(why));
     network_loopback();
     if (ret == 0 && (setup.flags & SETUP_NETWORK))
-        ret = network_configure(why, sizeof(why));
+        ret = network_configure(&setup, why, sizeof(why));
     struct frame_writer writer =
         frame_begin(bytes, sizeof(bytes), ret < 0 ? FRAME_FAILED : FRAME_READY, 0);
     if (ret < 0)
@@ -228,7 +228,7 @@ static void finish_jobs(void)
             continue;
         /* What it wrote to disks is there before anybody hears that it is done. */
         if (job->id == FIRST_JOB)
-            sync();
+            root_leave();
         job_finish(job, guest.control);
     }
 }

@@ -229,14 +229,16 @@ static bool apply(int fd, const struct lease *lease)
     return true;
 }
 
-/* A root without /etc, or with a link to somewhere else there, does without. */
-static void write_names(const struct lease *lease)
+/* A root without /etc does without. */
+static void write_names(const struct setup *setup, const struct lease *lease)
 {
-    FILE *file = lease->names[0] ? fopen("/etc/resolv.conf", "we") : NULL;
-    for (unsigned i = 0; file && i < NAMES_MAX && lease->names[i]; i++)
-        fprintf(file, "nameserver %s\n", inet_ntoa((struct in_addr){.s_addr = lease->names[i]}));
-    if (file)
-        fclose(file);
+    char text[NAMES_MAX * 32] = "";
+    size_t length = 0;
+    for (unsigned i = 0; i < NAMES_MAX && lease->names[i]; i++)
+        length += (size_t)snprintf(text + length, sizeof(text) - length, "nameserver %s\n",
+                                   inet_ntoa((struct in_addr){.s_addr = lease->names[i]}));
+    if (length)
+        root_put_file(setup, "/etc/resolv.conf", text);
 }
 
 static bool open_sockets(int *udp, int *below)
@@ -255,7 +257,7 @@ static bool open_sockets(int *udp, int *below)
            bind(*below, (struct sockaddr *)&all, sizeof(all)) == 0;
 }
 
-int network_configure(char *why, size_t why_bytes)
+int network_configure(const struct setup *setup, char *why, size_t why_bytes)
 {
     struct ifreq request = card_request(CARD);
     struct lease lease;
@@ -269,7 +271,7 @@ int network_configure(char *why, size_t why_bytes)
     else
         ret = 0;
     if (ret == 0)
-        write_names(&lease);
+        write_names(setup, &lease);
     if (udp >= 0)
         close(udp);
     if (below >= 0)

@@ -15,6 +15,9 @@
 #define SERIAL_BYTES    32
 #define DISK_PATH_BYTES 64
 
+/* Nido's own, in the memory that is mounted there. */
+#define NIDO_DIRECTORY "/run/nido"
+
 void root_mount_basics(void)
 {
     mkdir("/proc", 0755);
@@ -24,6 +27,8 @@ void root_mount_basics(void)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
 }
+
+static bool is_written_disk; /* the root, below no overlay */
 
 static int fail(char *why, size_t why_bytes, const char *what)
 {
@@ -168,6 +173,7 @@ static int switch_root(char *why, size_t why_bytes)
     return 0;
 }
 
+/* `path` and what is above it. */
 static void make_directories(const char *path)
 {
     char part[256];
@@ -178,17 +184,87 @@ static void make_directories(const char *path)
     mkdir(path, 0755);
 }
 
+/* One file over another, which is made if it is not there. */
+static int bind_file(const char *file, const char *target)
+{
+    char above[256];
+    const char *slash = strrchr(target, '/');
+    snprintf(above, sizeof(above), "%.*s", (int)(slash - target), target);
+    if (*above)
+        make_directories(above);
+    int fd = open(target, O_WRONLY | O_CREAT | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0644);
+    if (fd < 0 && errno != ETXTBSY && errno != EACCES)
+        return -1;
+    if (fd >= 0)
+        close(fd);
+    return mount(file, target, NULL, MS_BIND, NULL);
+}
+
+/* The directory that it is alone in is mounted out of sight. */
+static int mount_file(const char *tag, const char *target, const char *name)
+{
+    char directory[128], file[512];
+    snprintf(directory, sizeof(directory), NIDO_DIRECTORY "/%.40s", tag);
+    snprintf(file, sizeof(file), "%s/%.255s", directory, name);
+    make_directories(directory);
+    if (mount(tag, directory, "virtiofs", 0, NULL) < 0)
+        return -1;
+    int ret = bind_file(file, target), code = errno;
+    umount2(directory, MNT_DETACH);
+    rmdir(directory);
+    errno = code;
+    return ret;
+}
+
+static int mount_share(char *const *share)
+{
+    if (*share[2])
+        return mount_file(share[0], share[1], share[2]);
+    make_directories(share[1]);
+    return mount(share[0], share[1], "virtiofs", 0, NULL);
+}
+
 static int mount_shares(char *const *shares, char *why, size_t why_bytes)
 {
-    for (; shares[0] && shares[1]; shares += 2) {
-        make_directories(shares[1]);
-        if (mount(shares[0], shares[1], "virtiofs", 0, NULL) == 0)
+    for (; shares[0] && shares[1] && shares[2]; shares += 3) {
+        if (mount_share(shares) == 0)
             continue;
         snprintf(why, why_bytes, "share %s cannot be mounted at %.150s: %s", shares[0], shares[1],
                  strerror(errno));
         return -1;
     }
     return 0;
+}
+
+/* What is written to a root that is kept is the command's alone. */
+void root_put_file(const struct setup *setup, const char *path, const char *text)
+{
+    char kept[128];
+    const char *written = path;
+    if (setup->flags & SETUP_WRITABLE) {
+        snprintf(kept, sizeof(kept), NIDO_DIRECTORY "/%.40s", strrchr(path, '/') + 1);
+        make_directories(NIDO_DIRECTORY);
+        written = kept;
+    }
+    FILE *file = fopen(written, "we");
+    if (!file)
+        return;
+    fputs(text, file);
+    fclose(file);
+    if (written == kept)
+        bind_file(kept, path);
+}
+
+/* Nobody runs any more, but the last may not be gone yet. A file system that is written no more needs no
+ * repair when it is mounted again. */
+void root_leave(void)
+{
+    sync();
+    for (unsigned i = 0; is_written_disk && i < DEVICE_TRIES; i++) {
+        if (mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL) == 0 || errno != EBUSY)
+            return;
+        usleep(DEVICE_WAIT_US);
+    }
 }
 
 int root_enter(const struct setup *setup, char *why, size_t why_bytes)

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -47,7 +48,8 @@ struct job {
     struct stored_kernel kernel;
     struct root_image root;
     struct agent_setup setup;
-    char tags[NIDO_SHARES_MAX][16], *shares[2 * NIDO_SHARES_MAX + 1];
+    char tags[NIDO_SHARES_MAX][16], *shares[3 * NIDO_SHARES_MAX + 1];
+    char *share_files[NIDO_SHARES_MAX]; /* from realpath() */
     char vsock_path[UNIX_PATH_BYTES], cmdline[CMDLINE_BYTES];
 
     unsigned number; /* of the command, in the guest; 0: it was not asked for yet */
@@ -66,19 +68,21 @@ struct job {
 
 /* ---- the machine for it ---- */
 
-/* Nobody changes it meanwhile, as far as the guest knows; the machine's other shares keep their
- * order. */
+/* Nobody changes it meanwhile, as far as a guest knows that only reads it; the machine's other shares keep
+ * their order. */
 static int add_root_share(struct job *job, struct nido_config *machine, struct nido_error *err)
 {
     if (machine->share_count == NIDO_SHARES_MAX)
         return error_set(err, E2BIG, "--root: %u shares are all that a machine has; leave out one",
                          NIDO_SHARES_MAX);
-    machine->shares[machine->share_count++] = (struct nido_share){.path = job->flags->root,
-                                                                  .guest_path = "/",
-                                                                  .tag = ROOT_TAG,
-                                                                  .read_only = true,
-                                                                  .cache = NIDO_SHARE_CACHE_ALWAYS,
-                                                                  .flat = true};
+    bool read_only = !job->flags->write;
+    machine->shares[machine->share_count++] =
+        (struct nido_share){.path = job->flags->root,
+                            .guest_path = "/",
+                            .tag = ROOT_TAG,
+                            .read_only = read_only,
+                            .cache = read_only ? NIDO_SHARE_CACHE_ALWAYS : NIDO_SHARE_CACHE_AUTO,
+                            .flat = true};
     job->setup.source = ROOT_TAG;
     job->setup.flags |= SETUP_SHARE;
     return 0;
@@ -91,13 +95,24 @@ static void set_network(struct job *job, const struct nido_config *machine)
 }
 
 /* What the guest mounts besides its root. */
+/* The name of the file that a share is, as the guest finds it; "" for a directory. */
+static const char *share_file(struct job *job, unsigned i, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+        return "";
+    job->share_files[i] = realpath(path, NULL);
+    return job->share_files[i] ? strrchr(job->share_files[i], '/') + 1 : "";
+}
+
 static void set_shares(struct job *job, const struct nido_config *machine)
 {
     for (unsigned i = 0; i < machine->share_count; i++) {
         const struct nido_share *share = &machine->shares[i];
         snprintf(job->tags[i], sizeof(job->tags[i]), "share%u", i);
-        job->shares[2 * i] = share->tag ? (char *)(uintptr_t)share->tag : job->tags[i];
-        job->shares[2 * i + 1] = (char *)(uintptr_t)share->guest_path;
+        job->shares[3 * i] = share->tag ? (char *)(uintptr_t)share->tag : job->tags[i];
+        job->shares[3 * i + 1] = (char *)(uintptr_t)share->guest_path;
+        job->shares[3 * i + 2] = (char *)(uintptr_t)share_file(job, i, share->path);
     }
     job->setup.shares = job->shares;
 }
@@ -107,8 +122,10 @@ static int add_root_disk(struct job *job, struct nido_config *machine, struct ni
     if (machine->disk_count == NIDO_DISKS_MAX)
         return error_set(err, E2BIG, "--root: %u disks are all that a machine has; leave out one",
                          NIDO_DISKS_MAX);
-    machine->disks[machine->disk_count++] = (struct nido_disk){
-        .path = job->flags->root, .id = ROOT_SERIAL, .read_only = true, .raw_for_sure = true};
+    machine->disks[machine->disk_count++] = (struct nido_disk){.path = job->flags->root,
+                                                               .id = ROOT_SERIAL,
+                                                               .read_only = !job->flags->write,
+                                                               .raw_for_sure = true};
     job->setup.source = ROOT_SERIAL;
     job->setup.fstype = job->root.fstype;
     return 0;
@@ -133,9 +150,24 @@ static int add_scratch(struct job *job, struct nido_config *machine, struct nido
     return 0;
 }
 
+static int check_write(struct job *job, struct nido_error *err)
+{
+    if (!job->flags->write)
+        return 0;
+    job->setup.flags |= SETUP_WRITABLE;
+    if (job->root.kind == ROOT_DIRECTORY || strcmp(job->root.fstype, "ext4") == 0)
+        return 0;
+    return error_set(err, EROFS,
+                     "%s images cannot be written; leave out --write, or make a directory or an "
+                     "ext4 image of it",
+                     job->root.fstype);
+}
+
 static int set_root(struct job *job, struct nido_config *machine, struct nido_error *err)
 {
     int ret = root_image_recognise(job->flags->root, &job->root, err);
+    if (ret == 0)
+        ret = check_write(job, err);
     if (ret < 0)
         return error_prefix(err, "--root %s", job->flags->root);
     set_shares(job, machine);
@@ -358,6 +390,8 @@ void job_destroy(struct job *job)
         loop_remove(job->loop, &job->patience);
         close(job->patience.fd);
     }
+    for (unsigned i = 0; i < NIDO_SHARES_MAX; i++)
+        free(job->share_files[i]);
     free(job);
 }
 

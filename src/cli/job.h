@@ -27,6 +27,7 @@ struct job_flags {
     unsigned env_count;
     const char *directory, *user; /* NULL: the root's own */
     bool tty;
+    bool write;             /* to the root itself */
     uint64_t scratch_bytes; /* 0: what is written goes to memory */
 };
 

@@ -58,6 +58,12 @@ int job_set_scratch(struct config *config, char *value, struct nido_error *err)
     return 0;
 }
 
+int job_set_write(struct config *config, char *value, struct nido_error *err)
+{
+    flags_of(config)->write = true;
+    return 0;
+}
+
 int job_set_tty(struct config *config, char *value, struct nido_error *err)
 {
     flags_of(config)->tty = true;
@@ -69,10 +75,11 @@ static int check_without_root(const struct job_flags *job, struct nido_error *er
     if (job->command)
         return error_set(err, EINVAL, "-- %.100s: a command needs a root to run on; say --root",
                          job->command[0] ? job->command[0] : "");
-    if (job->env_count || job->directory || job->user || job->tty || job->scratch_bytes)
+    if (job->env_count || job->directory || job->user || job->tty || job->write ||
+        job->scratch_bytes)
         return error_set(
             err, EINVAL,
-            "--env, --workdir, --user, --tty and --scratch are for a command on a --root");
+            "--env, --workdir, --user, --tty, --write and --scratch are for a command on a --root");
     return 0;
 }
 
@@ -86,6 +93,9 @@ int job_check_flags(const struct run_flags *flags, struct nido_error *err)
                          job->root);
     if (flags->restart_on_reboot || flags->restart_on_panic)
         return error_set(err, EINVAL, "--root: a command runs once; leave out the restart");
+    if (job->write && job->scratch_bytes)
+        return error_set(err, EINVAL,
+                         "--write: what is written goes to the root, and not to --scratch");
     if (job->tty && !flags->detach && !isatty(STDIN_FILENO))
         return error_set(err, EINVAL, "--tty: standard input is no terminal");
     if (job->tty && flags->detach)

@@ -11,6 +11,7 @@ int job_set_env(struct config *config, char *value, struct nido_error *err);
 int job_set_directory(struct config *config, char *value, struct nido_error *err);
 int job_set_user(struct config *config, char *value, struct nido_error *err);
 int job_set_scratch(struct config *config, char *value, struct nido_error *err);
+int job_set_write(struct config *config, char *value, struct nido_error *err);
 int job_set_tty(struct config *config, char *value, struct nido_error *err);
 
 /* Before a machine is made: what goes with what. */

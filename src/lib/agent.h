@@ -26,7 +26,7 @@ struct agent;
 struct agent_setup {
     uint32_t flags; /* enum setup_flags of firmware/guest/protocol.h */
     const char *source, *fstype, *scratch, *hostname;
-    char *const *shares; /* tag and directory of each; NULL ends the list */
+    char *const *shares; /* of each tag, place, and the file's name or ""; NULL ends the list */
 };
 
 struct agent_command {

@@ -214,6 +214,74 @@ test_directory_is_a_root() {
     same "$(cat work/file)" after 'the share'
 }
 
+test_write_lets_changes_through_to_a_directory() {
+    prepare
+    make_tree
+    rmdir tree/tmp
+    chown -R nobody: tree
+    root=tree
+    job --write -- sh -c 'echo new >/etc/new; rm /bin/text; mkdir /deep; ln -s x /deep/link; echo mem >/run/gone'
+    expect_status 0
+    same "$(cat tree/etc/new)" new 'the new file'
+    same "$(readlink tree/deep/link)" x 'the new link'
+    [[ ! -e tree/bin/text ]] || fail 'what was removed is there'
+    [[ ! -e tree/run/gone ]] || fail 'what is memory has come through'
+    same "$(stat -c %U tree/etc/new)" nobody 'its owner'
+    job -- sh -c 'cat /etc/new; rm /etc/new'
+    expect_out new
+    same "$(cat tree/etc/new)" new 'without --write'
+}
+
+test_write_lets_changes_through_to_an_image() {
+    prepare
+    job --write -- sh -c 'echo new >/etc/new; (while :; do echo x >>/etc/busy; done) & sleep 1; exit 4'
+    expect_status 4
+    # Clean: nothing is to be replayed, and nothing to be repaired.
+    dumpe2fs -h root.ext4 2>/dev/null | grep -i '^filesystem features' >features
+    ! grep -q needs_recovery features || fail 'its journal is to be replayed'
+    e2fsck -fn root.ext4 >fsck 2>&1 || fail "$(cat fsck)"
+    job -- cat /etc/new
+    same "$(cat out)" new 'the new file'
+    # Nobody else writes or reads meanwhile.
+    start_job --write -- sh -c 'echo ready; exec sleep 1000'
+    status=0
+    as_user nido run --root root.ext4 -- true 2>err2 || status=$?
+    expect_status 125
+    grep -q 'root.ext4: another process is using it' err2 || fail "$(cat err2)"
+    kill -TERM $pid
+    wait_job
+}
+
+test_what_cannot_be_written_is_refused_by_name() {
+    prepare
+    printf 'hsqs%04096d' 0 >root.squashfs
+    refused --root root.squashfs --write -- true
+    expect_err 'root.squashfs: squashfs images cannot be written'
+    refused --root root.ext4 --write --scratch 64M -- true
+    expect_err 'and not to --scratch'
+    chmod 444 root.ext4
+    job --write -- true
+    expect_status 125
+    expect_err 'root.ext4'
+}
+
+test_a_single_file_is_shared_as_a_file() {
+    prepare
+    echo secret >neighbour
+    echo before >file
+    echo only >other
+    chown nobody: file neighbour other
+    job --share "$PWD/file:/work/deep/name" --share "$PWD/other:/etc/passwd,ro" -- \
+        sh -c 'ls /work/deep; cat /work/deep/name; echo after >/work/deep/name; cat /etc/passwd; echo x >/etc/passwd || echo refused; ls /work; ls -A /run/nido'
+    expect_status 0
+    same "$(tr '\n' ' ' <out)" 'name before only refused deep ' output
+    same "$(cat file) $(cat other)" 'after only' 'the files'
+    expect_err 'Read-only file system'
+    job --share "$PWD/file:/etc" -- true
+    expect_status 123
+    expect_err 'share0 cannot be mounted at /etc: Is a directory'
+}
+
 test_the_hosts_own_root_is_a_root() {
     prepare
     root=/

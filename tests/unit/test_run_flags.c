@@ -55,6 +55,7 @@ static const struct row {
     {"workdir", "/w", {{"w", "from the guest's root"}}},
     {"user", "u", {{"", "needs a value"}}},
     {"scratch", "64M", {{"1M", "16M to"}, {"many", "not a size"}}},
+    {"write", NULL, {{"1", "takes no value"}}},
     {"tty", NULL, {{"1", "takes no value"}}},
     {"result", "r", {{"", "needs a value"}}},
     {"timeline", NULL, {{"yes", "takes no value"}}},
