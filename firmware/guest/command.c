@@ -101,6 +101,23 @@ static struct trouble prepare(const struct command *command, const struct ends *
     return (struct trouble){0};
 }
 
+/* The command is there, where the kernel says that it is not: what is not is its loader, or the interpreter of
+ * its first line. */
+static bool is_there(const char *name)
+{
+    char part[512];
+    const char *path = getenv("PATH");
+    if (strchr(name, '/'))
+        return access(name, X_OK) == 0;
+    for (size_t length; path && *path; path += length + (path[length] == ':')) {
+        length = strcspn(path, ":");
+        snprintf(part, sizeof(part), "%.*s/%s", (int)length, path, name);
+        if (access(part, X_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void __attribute__((noreturn))
 run_child(const struct command *command, const struct ends *ends, int report)
 {
@@ -112,6 +129,8 @@ run_child(const struct command *command, const struct ends *ends, int report)
     if (trouble.code == 0) {
         execvp(command->argv[0], command->argv);
         trouble = (struct trouble){.code = errno, .lookup = true};
+        if (errno == ENOENT && is_there(command->argv[0]))
+            trouble = (struct trouble){.code = ELIBACC};
     }
     ssize_t ignored = write(report, &trouble, sizeof(trouble));
     (void)ignored;

@@ -154,6 +154,21 @@ static void furnish(void)
             return;
 }
 
+/* Nothing could run there, and what nido makes in it would hide that. */
+static int check_root(char *why, size_t why_bytes)
+{
+    unsigned found = 0;
+    DIR *root = opendir("/root");
+    for (struct dirent *entry; root && (entry = readdir(root));)
+        found += entry->d_name[0] != '.' && strcmp(entry->d_name, "lost+found") != 0;
+    if (root)
+        closedir(root);
+    if (found)
+        return 0;
+    snprintf(why, why_bytes, "the root is empty: there is no program in it");
+    return -1;
+}
+
 /* The initrd's own root cannot be moved away (there is nothing below it), so the new one is moved
  * over it. */
 static int switch_root(char *why, size_t why_bytes)
@@ -272,6 +287,9 @@ int root_enter(const struct setup *setup, char *why, size_t why_bytes)
     mkdir("/root", 0755);
     int ret = setup->flags & SETUP_WRITABLE ? mount_root(setup, "/root", why, why_bytes)
                                             : mount_overlay(setup, why, why_bytes);
+    is_written_disk = (setup->flags & (SETUP_WRITABLE | SETUP_SHARE)) == SETUP_WRITABLE;
+    if (ret == 0)
+        ret = check_root(why, why_bytes);
     if (ret == 0)
         ret = switch_root(why, why_bytes);
     if (ret < 0)

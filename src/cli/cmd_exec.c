@@ -109,8 +109,7 @@ static int status_of(const struct exec *exec, enum agent_outcome outcome, uint32
     case AGENT_KILLED:
         return EXIT_SIGNAL_BASE + (int)value;
     default:
-        log_error("%s: cannot be run: %s", exec->command[0],
-                  value == ESRCH ? "there is no such user" : strerror((int)value));
+        log_error("%s: cannot be run: %s", exec->command[0], exec_trouble(value));
         return outcome == AGENT_NOT_FOUND ? EXIT_COMMAND_NOT_FOUND : EXIT_COMMAND_NOT_RUNNABLE;
     }
 }

@@ -174,8 +174,7 @@ static int status_of(const struct copy_link *link)
     if (link->outcome == AGENT_KILLED)
         log_error("%s: what copies there was killed by signal %u", link->name, link->value);
     else
-        log_error("%s: cannot copy: %s", link->name,
-                  link->value == ESRCH ? "there is no such user" : strerror((int)link->value));
+        log_error("%s: cannot copy: %s", link->name, exec_trouble(link->value));
     return link->outcome == AGENT_KILLED ? 1 : EXIT_NIDO_FAILED;
 }
 

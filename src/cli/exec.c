@@ -70,6 +70,15 @@ int exec_receive(int socket, struct exec_record *record, int *fd)
     return -1;
 }
 
+const char *exec_trouble(uint32_t value)
+{
+    if (value == ESRCH)
+        return "there is no such user";
+    if (value == ELIBACC)
+        return "it is there, but the loader or interpreter that it needs is not";
+    return strerror((int)value);
+}
+
 /* ---- sessions ---- */
 
 static void end_session(struct session *session)

@@ -36,6 +36,9 @@ bool exec_send(int socket, const struct exec_record *record, int fd);
 /* 1, with *fd -1 or the caller's; 0: not now; -1: the peer is gone, or sends something else. */
 int exec_receive(int socket, struct exec_record *record, int *fd);
 
+/* Why a command did not start, by the value of AGENT_NOT_FOUND or AGENT_NOT_STARTED. */
+const char *exec_trouble(uint32_t value);
+
 struct exec_sessions;
 
 int exec_sessions_create(struct exec_sessions **out, struct loop *loop, struct agent *agent,

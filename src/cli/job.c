@@ -278,8 +278,7 @@ static void on_ended(void *self, const struct agent_exit *how)
     job->ended = true;
     job->how = *how;
     if (how->outcome == AGENT_NOT_FOUND || how->outcome == AGENT_NOT_STARTED) {
-        const char *why = how->value == ESRCH ? "there is no such user" : strerror((int)how->value);
-        log_error("%s: cannot be run: %s", job->flags->command[0], why);
+        log_error("%s: cannot be run: %s", job->flags->command[0], exec_trouble(how->value));
         job->streams.expected = 0;
     }
     if (job->streams.expected)

@@ -300,6 +300,28 @@ test_a_root_that_lacks_something_is_told() {
     job -- true
     expect_status 123
     expect_err 'the guest: the root has no directory /proc'
+    mkdir empty
+    chown nobody: empty
+    root=empty
+    job -- true
+    expect_status 123
+    expect_err 'the guest: the root is empty'
+    # Nothing but the program itself is enough: /proc, /dev and the like are made.
+    mkdir -p least
+    cp "$(command -v busybox)" least/
+    printf '#!/bin/nonesuch\necho no\n' >least/script
+    chmod 755 least/script
+    chown -R nobody: least
+    root=least
+    job -- /busybox sh -c 'test -c /dev/null && test -d /proc/1 && test -d /tmp && echo good'
+    expect_status 0
+    same "$(cat out)" good 'in a root of one program'
+    job -- sh -c true
+    expect_status 127
+    expect_err 'sh: cannot be run: No such file'
+    job -- /script
+    expect_status 126
+    expect_err '/script: cannot be run: it is there, but the loader or interpreter'
 }
 
 test_network_is_ready_when_the_command_starts() {
