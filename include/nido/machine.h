@@ -29,11 +29,12 @@ enum nido_end {
     NIDO_PANICKED,    /* the guest's kernel says that it has panicked: its console tells */
 };
 
-/* What its disks and networks have moved, as the guest sees directions. Only what arrived counts, and no headers of
+/* What its disks, networks and shares have moved, as the guest sees directions. Only what arrived counts, and no headers of
  * requests; a write of zeroes or a discard moves nothing. */
 struct nido_traffic {
     uint64_t disk_read_bytes, disk_written_bytes;
     uint64_t net_received_bytes, net_sent_bytes;
+    uint64_t share_read_bytes, share_written_bytes; /* of files; no names and no attributes */
 };
 
 struct nido_status {

@@ -38,12 +38,10 @@
 
 #define INTERRUPTS_MAX 3u
 
-static const char timed_out[] = "timeout";
-
 struct run {
     struct run_flags flags;
     struct detach detach;
-    uint64_t start_ns;
+    uint64_t start_ns, guest_start_ns;
 
     struct loop *loop;
     struct nido_machine *machine; /* made anew for each restart */
@@ -173,7 +171,7 @@ static void on_timeout(struct loop_source *source, uint32_t events)
     if (!timer_fired(source))
         return;
     log_warn("the machine ran for %lu s, its time limit; stopping it", run->flags.timeout_s);
-    pull_plug(run, timed_out);
+    pull_plug(run, RESULT_TIMEOUT);
 }
 
 static void on_ended(struct loop_source *source, uint32_t events)
@@ -300,16 +298,15 @@ static int take_console(struct run *run, struct nido_error *err)
     run->actions = (struct term_actions){.quit = key_quit, .status = key_status};
     if (!on_stdio(run))
         return 0;
-    if (run->flags.detach) {
+    /* A command reads and writes where the console would. */
+    if (run->flags.detach || run->flags.job.root) {
         machine->console = NIDO_CONSOLE_FD;
         int ret = console_hub_create(&run->hub, run->loop, &run->hub_guest_fd, err);
         machine->console_fd = run->hub_guest_fd;
-        return ret;
+        if (ret < 0 || !run->flags.job.tty)
+            return ret;
     }
-    /* A command reads and writes where the console would. */
-    if (run->flags.job.root)
-        machine->console = NIDO_CONSOLE_NONE;
-    if (!isatty(STDIN_FILENO) || (run->flags.job.root && !run->flags.job.tty))
+    if (!isatty(STDIN_FILENO))
         return 0;
     int ret = term_create(&run->term, STDIN_FILENO, &run->actions, err);
     return ret < 0 ? ret : take_resizes(run, err);
@@ -372,37 +369,6 @@ static int build(struct run *run, struct nido_error *err)
 
 /* ---- the end ---- */
 
-static int exit_status(const struct run *run, enum nido_end end)
-{
-    if (end == NIDO_STOPPED && run->plug == timed_out)
-        return EXIT_TIME_LIMIT;
-    switch (end) {
-    case NIDO_POWERED_OFF:
-    case NIDO_RESET:
-        return 0;
-    case NIDO_CRASHED:
-    case NIDO_PANICKED:
-        return EXIT_GUEST_CRASHED;
-    case NIDO_STOPPED:
-        return run->stopped_by ? EXIT_SIGNAL_BASE + run->stopped_by : 0;
-    default:
-        return EXIT_NIDO_FAILED;
-    }
-}
-
-static const char *reason_of(const struct run *run, enum nido_end end)
-{
-    static const char *const reasons[] = {
-        [NIDO_RUNNING] = "failed",    [NIDO_POWERED_OFF] = "powered-off",
-        [NIDO_RESET] = "reset",       [NIDO_CRASHED] = "crashed",
-        [NIDO_FAILED] = "failed",     [NIDO_STOPPED] = "stopped",
-        [NIDO_PANICKED] = "panicked",
-    };
-    if (end == NIDO_STOPPED && run->plug)
-        return run->plug;
-    return end < ARRAY_SIZE(reasons) ? reasons[end] : "failed";
-}
-
 /* Returns the exit status. */
 static int conclude(struct run *run, const char *reason, int status, const char *report)
 {
@@ -416,7 +382,9 @@ static int conclude(struct run *run, const char *reason, int status, const char 
         .oom = run->outcome.oom,
         .restarts = run->restarts,
         .traffic = run->traffic,
-        .wall_ns = clock_now_ns() - run->start_ns,
+        .start_ns = run->start_ns,
+        .guest_start_ns = run->guest_start_ns,
+        .job = run->job,
         .report = report,
     };
     if (!run->flags.result || result_write(run->flags.result, &result, &err) == 0)
@@ -428,12 +396,12 @@ static int conclude(struct run *run, const char *reason, int status, const char 
 }
 
 /* Threads have stopped: nobody adds to the trace any more. */
-static void show_trace(const struct run *run, uint64_t guest_start_ns)
+static void show_trace(const struct run *run)
 {
     struct nido_error err;
     if (!trace_enabled)
         return;
-    trace_span("runs", TRACE_ROW_GUEST, guest_start_ns);
+    trace_span("runs", TRACE_ROW_GUEST, run->guest_start_ns);
     if (run->flags.timeline)
         trace_print_bars(stderr);
     if (run->flags.trace && trace_write(run->flags.trace, &err) < 0)
@@ -450,10 +418,13 @@ static bool shall_restart(const struct run *run, enum nido_end end)
 /* How it ended: as its command did, unless it was cut short. */
 static int conclude_end(struct run *run, enum nido_end end, const char *report)
 {
-    const char *reason = reason_of(run, end);
-    int status = exit_status(run, end);
+    const char *reason = result_reason(end, run->plug);
+    int status = result_code(end, run->plug, run->stopped_by);
     bool by_itself = end != NIDO_STOPPED && end != NIDO_RUNNING;
-    if (run->job && !run->plug && job_outcome(run->job, by_itself, &run->outcome))
+    bool told = run->job && !run->plug && job_outcome(run->job, by_itself, &run->outcome);
+    if (run->job && !run->plug && (!told || run->outcome.broken))
+        console_hub_print_end(run->hub, stderr);
+    if (told)
         return conclude(run, run->outcome.reason, run->outcome.code, report);
     if (run->job && status == 0) {
         log_error("the guest %s before its command ended", reason);
@@ -492,7 +463,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
         ret = nido_machine_start(run->machine, err);
     if (ret < 0)
         return EXIT_NIDO_FAILED;
-    uint64_t guest_start_ns = trace_now();
+    run->guest_start_ns = clock_now_ns();
     detach_started(&run->detach, run->flags.name);
     loop_run(run->loop);
     struct nido_status status;
@@ -502,7 +473,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     drain_console(run, end);
     if (run->job)
         job_drain(run->job, run->signals.fd);
-    show_trace(run, guest_start_ns);
+    show_trace(run);
     *restart = shall_restart(run, end);
     chores_print_report(report);
     nido_machine_status(run->machine, &status);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define KEYS_BYTES 256u
+#define END_BYTES  4096u /* that console_hub_print_end() shows */
 
 struct console_hub {
     struct loop *loop;
@@ -60,7 +61,8 @@ static void show(struct console_hub *hub)
     }
 }
 
-static void take_output(struct console_hub *hub)
+/* False: there was none. */
+static bool take_output(struct console_hub *hub)
 {
     size_t at = hub->written % CONSOLE_HUB_BYTES;
     ssize_t n = recv(hub->guest.fd, hub->ring + at, CONSOLE_HUB_BYTES - at, MSG_DONTWAIT);
@@ -70,6 +72,7 @@ static void take_output(struct console_hub *hub)
     }
     if (n > 0)
         hub->written += (uint64_t)n;
+    return n > 0;
 }
 
 static void give_keys(struct console_hub *hub)
@@ -133,6 +136,34 @@ int console_hub_create(struct console_hub **out, struct loop *loop, int *guest_f
     *guest_fd = ends[1];
     *out = hub;
     return 0;
+}
+
+/* Whole lines, and nothing in them that a terminal would act on. */
+void console_hub_print_end(struct console_hub *hub, FILE *to)
+{
+    if (!hub)
+        return;
+    while (take_output(hub))
+        continue;
+    uint64_t at = hub->written > END_BYTES ? hub->written - END_BYTES : 0;
+    bool in_line = false, is_whole = at == 0;
+    if (hub->written)
+        fputs("nido: the end of the guest's console:\n", to);
+    for (; at < hub->written; at++) {
+        char byte = hub->ring[at % CONSOLE_HUB_BYTES];
+        if (byte == '\n') {
+            if (in_line)
+                putc('\n', to);
+            in_line = false;
+            is_whole = true;
+        } else if (byte != '\r' && is_whole) {
+            fputs(in_line ? "" : "    ", to);
+            putc(byte >= ' ' && byte <= '~' ? byte : '?', to);
+            in_line = true;
+        }
+    }
+    if (in_line)
+        putc('\n', to);
 }
 
 void console_hub_destroy(struct console_hub *hub)

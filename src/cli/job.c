@@ -2,6 +2,7 @@
 #include "cli/job.h"
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "cli/cli.h"
@@ -59,6 +60,7 @@ struct job {
     char why[NIDO_ERROR_TEXT_BYTES];
     bool is_over; /* and the owner knows */
     struct agent_exit how;
+    struct job_times times;
     struct loop_source patience; /* with the last bytes */
     int scratch_fd;              /* -1: none */
     char scratch_path[32];
@@ -277,6 +279,7 @@ static void on_ended(void *self, const struct agent_exit *how)
     struct job *job = self;
     job->ended = true;
     job->how = *how;
+    job->times.ended_ns = clock_now_ns();
     if (how->outcome == AGENT_NOT_FOUND || how->outcome == AGENT_NOT_STARTED) {
         log_error("%s: cannot be run: %s", job->flags->command[0], exec_trouble(how->value));
         job->streams.expected = 0;
@@ -339,9 +342,15 @@ static void free_environment(char **env)
     free(env);
 }
 
+static void on_called(void *self)
+{
+    ((struct job *)self)->times.called_ns = clock_now_ns();
+}
+
 static void on_ready(void *self)
 {
     struct job *job = self;
+    job->times.ready_ns = clock_now_ns();
     struct nido_error err;
     struct winsize size = {0};
     const struct job_flags *flags = job->flags;
@@ -363,7 +372,8 @@ static void on_ready(void *self)
     free_environment(env);
 }
 
-static const struct agent_ops agent_ops = {.ready = on_ready, .broken = on_broken};
+static const struct agent_ops agent_ops = {
+    .called = on_called, .ready = on_ready, .broken = on_broken};
 
 int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
               void (*over)(void *self), void *self, struct nido_error *err)
@@ -416,6 +426,11 @@ void job_resize(struct job *job)
         agent_resize(job->agent, job->number, size.ws_row, size.ws_col);
 }
 
+const struct job_times *job_times(const struct job *job)
+{
+    return &job->times;
+}
+
 void job_drain(struct job *job, int stop_fd)
 {
     streams_drain(&job->streams, stop_fd);
@@ -445,7 +460,8 @@ bool job_outcome(const struct job *job, bool machine_ended, struct job_outcome *
         return false;
     if (!job->ended) {
         log_error("%s", job->why);
-        *outcome = (struct job_outcome){.reason = "agent", .code = EXIT_GUEST_CRASHED};
+        *outcome =
+            (struct job_outcome){.reason = "agent", .code = EXIT_GUEST_CRASHED, .broken = true};
         return true;
     }
     *outcome = (struct job_outcome){

@@ -36,6 +36,7 @@ struct job_outcome {
     const char *reason; /* a word of --result */
     int code, signal;   /* the exit status; the signal that killed it, or 0 */
     bool oom;           /* the guest's kernel ran out of memory, and killed something for it */
+    bool broken;        /* nido's program in the guest did not do its part */
 };
 
 struct job;
@@ -57,6 +58,13 @@ void job_resize(struct job *job);
 
 /* A request on the control socket: see exec.h. */
 int job_exec(struct job *job, const json_t *request, int fd, struct nido_error *err);
+
+/* By clock_now_ns(): when nido's program in the guest called, when the root was in place and the command was asked
+ * for, and when it had ended. 0: not yet. */
+struct job_times {
+    uint64_t called_ns, ready_ns, ended_ns;
+};
+const struct job_times *job_times(const struct job *job);
 
 /* The machine has ended, or was stopped: what is on its way comes out still, until `stop_fd` is
  * readable. */

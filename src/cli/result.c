@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/result.h"
 
+#include "base/checked.h"
+#include "base/clock.h"
 #include "base/own.h"
+#include "cli/cli.h"
 #include "cli/traffic.h"
 
 #include <errno.h>
@@ -11,6 +14,37 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+int result_code(enum nido_end end, const char *plug, int stopped_by)
+{
+    if (end == NIDO_STOPPED && plug && strcmp(plug, RESULT_TIMEOUT) == 0)
+        return EXIT_TIME_LIMIT;
+    switch (end) {
+    case NIDO_POWERED_OFF:
+    case NIDO_RESET:
+        return 0;
+    case NIDO_CRASHED:
+    case NIDO_PANICKED:
+        return EXIT_GUEST_CRASHED;
+    case NIDO_STOPPED:
+        return stopped_by ? EXIT_SIGNAL_BASE + stopped_by : 0;
+    default:
+        return EXIT_NIDO_FAILED;
+    }
+}
+
+const char *result_reason(enum nido_end end, const char *plug)
+{
+    static const char *const reasons[] = {
+        [NIDO_RUNNING] = "failed",    [NIDO_POWERED_OFF] = "powered-off",
+        [NIDO_RESET] = "reset",       [NIDO_CRASHED] = "crashed",
+        [NIDO_FAILED] = "failed",     [NIDO_STOPPED] = "stopped",
+        [NIDO_PANICKED] = "panicked",
+    };
+    if (end == NIDO_STOPPED && plug)
+        return plug;
+    return end < ARRAY_SIZE(reasons) ? reasons[end] : "failed";
+}
 
 static double seconds(const struct timeval *time)
 {
@@ -29,18 +63,40 @@ static json_int_t peak_memory_bytes(void)
     return (json_int_t)kib * 1024;
 }
 
+/* Where the time went: each step lasts until the next one begins, and the one that was under way until now. */
+static json_t *steps_json(const struct result *result, uint64_t now_ns)
+{
+    static const char *const names[] = {"start", "boot", "ready", "command", "end"};
+    const struct job_times *times = job_times(result->job);
+    const uint64_t ends[] = {result->guest_start_ns, times->called_ns, times->ready_ns,
+                             times->ended_ns, 0};
+    uint64_t since_ns = result->start_ns;
+    json_t *json = json_object();
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        uint64_t end_ns = ends[i] ? ends[i] : now_ns;
+        json_object_set_new(json, names[i],
+                            since_ns ? json_real((double)(end_ns - since_ns) / 1e9) : json_null());
+        since_ns = ends[i];
+    }
+    return json;
+}
+
 static json_t *record(const struct result *result)
 {
     const struct nido_traffic *moved = &result->traffic;
     struct rusage usage;
+    uint64_t now_ns = clock_now_ns();
     getrusage(RUSAGE_SELF, &usage);
     json_t *json = json_pack(
         "{s:s, s:i, s:o, s:b, s:i, s:f, s:f, s:I, s:o}", "reason", result->reason, "code",
         result->code, "signal", result->signal ? json_integer(result->signal) : json_null(), "oom",
-        result->oom, "restarts", (int)result->restarts, "wall_s", (double)result->wall_ns / 1e9,
-        "cpu_s", seconds(&usage.ru_utime) + seconds(&usage.ru_stime), "peak_memory_bytes",
+        result->oom, "restarts", (int)result->restarts, "wall_s",
+        (double)(now_ns - result->start_ns) / 1e9, "cpu_s",
+        seconds(&usage.ru_utime) + seconds(&usage.ru_stime), "peak_memory_bytes",
         peak_memory_bytes(), "report", result->report ? json_string(result->report) : json_null());
     traffic_add_json(json, moved);
+    if (result->job)
+        json_object_set_new(json, "steps_s", steps_json(result, now_ns));
     return json;
 }
 

@@ -18,6 +18,8 @@ static inline void traffic_add_json(json_t *json, const struct nido_traffic *tra
         {"disk_written_bytes", traffic->disk_written_bytes},
         {"net_received_bytes", traffic->net_received_bytes},
         {"net_sent_bytes", traffic->net_sent_bytes},
+        {"share_read_bytes", traffic->share_read_bytes},
+        {"share_written_bytes", traffic->share_written_bytes},
     };
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
@@ -33,6 +35,8 @@ static inline void traffic_add(struct nido_traffic *to, const struct nido_traffi
     to->disk_written_bytes += more->disk_written_bytes;
     to->net_received_bytes += more->net_received_bytes;
     to->net_sent_bytes += more->net_sent_bytes;
+    to->share_read_bytes += more->share_read_bytes;
+    to->share_written_bytes += more->share_written_bytes;
 }
 
 #endif

@@ -334,6 +334,7 @@ static bool take_control(struct agent *agent, int fd, uint32_t version)
         return true;
     }
     agent->state = AGENT_GREETED;
+    agent->ops->called(agent->self);
     set_patience(agent);
     send_setup(agent);
     return true;

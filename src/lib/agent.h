@@ -45,7 +45,8 @@ struct agent_exit {
 };
 
 struct agent_ops {
-    void (*ready)(void *self); /* commands can be run */
+    void (*called)(void *self); /* the guest has said hello */
+    void (*ready)(void *self);  /* commands can be run */
     /* `hung_up`: the machine's own end, if that comes now, says more. */
     void (*broken)(void *self, const char *why, bool hung_up);
 };

@@ -482,6 +482,7 @@ void nido_machine_status(struct nido_machine *machine, struct nido_status *statu
     };
     status->exits = counters_all_exits(machine->vm);
     counters_add_traffic(machine->devices, machine->device_count, &status->traffic);
+    shares_add_traffic(&machine->shares, &status->traffic);
 }
 
 static int no_balloon(struct nido_error *err)

@@ -120,6 +120,17 @@ static unsigned counters_of(struct virtio_device *device, struct nido_counter *c
     return count;
 }
 
+void shares_add_traffic(const struct shares *shares, struct nido_traffic *traffic)
+{
+    for (unsigned i = 0; i < shares->count; i++) {
+        struct virtio_fs_stats stats = {0};
+        if (shares->slots[i].device)
+            virtio_fs_stats(shares->slots[i].device, &stats);
+        traffic->share_read_bytes += stats.read_bytes;
+        traffic->share_written_bytes += stats.written_bytes;
+    }
+}
+
 unsigned shares_counters(const struct shares *shares, struct nido_counter *counters, unsigned max)
 {
     unsigned count = 0;

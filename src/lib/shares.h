@@ -25,6 +25,8 @@ int shares_start(struct shares *shares, struct nido_error *err);
 void shares_stop(struct shares *shares);
 void shares_destroy(struct shares *shares); /* after the devices */
 
+/* Adds what they have moved. */
+void shares_add_traffic(const struct shares *shares, struct nido_traffic *traffic);
 /* Any thread. Adds at most `max` counters and returns how many. */
 unsigned shares_counters(const struct shares *shares, struct nido_counter *counters, unsigned max);
 

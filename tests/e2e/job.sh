@@ -158,6 +158,41 @@ test_panic_has_its_own_end() {
     local panic=panicked
     [[ $panic_status == 123 ]] || panic=reset
     same "$(result reason)" $panic 'a panic'
+    expect_err 'the end of the guest.s console'
+    expect_err '    .*Kernel panic - not syncing: sysrq'
+}
+
+test_result_tells_where_the_time_went() {
+    prepare
+    make_tree
+    echo 0123456789 >tree/file
+    chown -R nobody: tree
+    root=tree
+    mkdir work
+    chown nobody: work
+    job --result result.json --share "$PWD/work:/work" -- sh -c 'cat /file >/work/copy; sleep 2'
+    expect_status 0
+    same "$(jq -c '.steps_s | keys_unsorted' result.json)" '["start","boot","ready","command","end"]' 'the steps'
+    jq -e '.steps_s.command >= 2 and .steps_s.boot > 0 and .steps_s.end >= 0' result.json
+    # They are all of it.
+    jq -e '([.steps_s[]] | add) - .wall_s | fabs < 0.001' result.json
+    jq -e '.share_written_bytes == 11 and .share_read_bytes > 100000 and .peak_memory_bytes > 10000000 and .cpu_s > 0' result.json
+    job --result result.json -- nonesuch
+    jq -e '.steps_s.command >= 0' result.json
+    job --result result.json --timeout 20 -- sleep 1000
+    jq -e '.steps_s.command > 1 and .steps_s.end == null' result.json
+}
+
+test_terminal_is_a_shells() {
+    export HOME=$PWD/home XDG_RUNTIME_DIR=$PWD/run
+    mkdir -p home run
+    make_root root.ext4
+    python3 "$here/terminal.py" nido run --root root.ext4 --name box --tty -- sh
+    nido run --root root.ext4 --name box -- sh -c 'echo ready; sleep 1000' >out &
+    pid=$!
+    until grep -q ready out; do sleep 0.1; done
+    python3 "$here/terminal.py" nido exec --tty box -- sh
+    kill -TERM $pid
 }
 
 test_machine_that_is_gone_has_its_own_end() {

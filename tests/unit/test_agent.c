@@ -20,12 +20,18 @@ static struct bench {
     struct agent *agent;
     char directory[64], path[96];
     int control; /* the guest's */
-    bool ready, broken, ended;
+    bool called, ready, broken, ended;
     char why[512];
     struct agent_exit how;
     unsigned job, stream_count;
     int streams[STREAM_KINDS];
 } bench;
+
+static void on_called(void *self)
+{
+    assert_false(bench.ready);
+    bench.called = true;
+}
 
 static void on_ready(void *self)
 {
@@ -53,7 +59,7 @@ static void on_ended(void *self, const struct agent_exit *how)
     bench.how = *how;
 }
 
-static const struct agent_ops ops = {.ready = on_ready, .broken = on_broken};
+static const struct agent_ops ops = {.called = on_called, .ready = on_ready, .broken = on_broken};
 static const struct agent_job_ops job_ops = {.stream = on_stream, .ended = on_ended};
 static char *const no_shares[] = {NULL};
 static const struct agent_setup setup_of_tests = {
@@ -149,7 +155,7 @@ static void get_ready(void)
     greet();
     assert_int_equal(hear(bytes, sizeof(bytes)).kind, FRAME_SETUP);
     SAY_NOTHING_MORE(bench.control, FRAME_READY, 0);
-    assert_true(bench.ready);
+    assert_true(bench.called && bench.ready);
 }
 
 static void ask(void)
