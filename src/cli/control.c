@@ -207,11 +207,11 @@ static int no_such_machine(const char *name, struct nido_error *err)
 
 /* One that was killed has left it. A machine that is about to start holds the lock between making its socket and
  * listening to it. */
-static void remove_stale(const char *path)
+static void remove_stale(const char *name, const char *path)
 {
     own_fd int lock_fd = rundir_lock(NULL), fd = unix_socket();
     if (lock_fd >= 0 && fd >= 0 && unix_connect(fd, path) == -ECONNREFUSED)
-        unlink(path);
+        rundir_forget(name);
 }
 
 static int connect_to(const char *name, int *out, struct nido_error *err)
@@ -225,7 +225,7 @@ static int connect_to(const char *name, int *out, struct nido_error *err)
         return error_errno(err, -fd, "cannot make a socket");
     ret = unix_connect(fd, path);
     if (ret == -ECONNREFUSED)
-        remove_stale(path);
+        remove_stale(name, path);
     if (ret == -ECONNREFUSED || ret == -ENOENT)
         return no_such_machine(name, err);
     if (ret < 0)

@@ -197,17 +197,13 @@ static int set_kernel(struct job *job, struct nido_config *machine, struct nido_
 static int set_vsock(struct job *job, const char *name, struct nido_config *machine,
                      struct nido_error *err)
 {
-    char directory[UNIX_PATH_BYTES];
     if (machine->vsock.cid) {
         snprintf(job->vsock_path, sizeof(job->vsock_path), "%s", machine->vsock.path);
         return 0;
     }
-    int ret = rundir_path(directory, sizeof(directory), err);
+    int ret = rundir_vsock_path(name, job->vsock_path, err);
     if (ret < 0)
         return ret;
-    if (snprintf(job->vsock_path, sizeof(job->vsock_path), "%s/%s.vsock", directory, name) >=
-        (int)sizeof(job->vsock_path))
-        return error_set(err, ENAMETOOLONG, "--name %s: too long for a socket's path", name);
     machine->vsock = (struct nido_vsock){.cid = GUEST_CID, .path = job->vsock_path};
     return 0;
 }

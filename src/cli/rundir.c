@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/rundir.h"
 
+#include "firmware/guest/protocol.h"
+
 #include "base/own.h"
 
 #include <ctype.h>
@@ -15,7 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SUFFIX ".sock"
+#define SUFFIX       ".sock"
+#define VSOCK_SUFFIX ".vsock"
 
 int rundir_check_name(const char *name, struct nido_error *err)
 {
@@ -58,7 +61,8 @@ int rundir_path(char *path, size_t path_bytes, struct nido_error *err)
     return make_private(path, err);
 }
 
-int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err)
+static int path_of(const char *name, const char *suffix, char path[UNIX_PATH_BYTES],
+                   struct nido_error *err)
 {
     char directory[PATH_MAX];
     int ret = rundir_check_name(name, err);
@@ -66,13 +70,33 @@ int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido
         ret = rundir_path(directory, sizeof(directory), err);
     if (ret < 0)
         return ret;
-    int n = snprintf(path, UNIX_PATH_BYTES, "%s/%s" SUFFIX, directory, name);
+    int n = snprintf(path, UNIX_PATH_BYTES, "%s/%s%s", directory, name, suffix);
     if (n < 0 || (size_t)n >= UNIX_PATH_BYTES)
-        return error_set(err, ENAMETOOLONG,
-                         "%s/%s" SUFFIX ": too long for a socket; use a "
-                         "shorter name",
-                         directory, name);
+        return error_set(err, ENAMETOOLONG, "%s/%s%s: too long for a socket; use a shorter name",
+                         directory, name, suffix);
     return 0;
+}
+
+int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err)
+{
+    return path_of(name, SUFFIX, path, err);
+}
+
+int rundir_vsock_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err)
+{
+    return path_of(name, VSOCK_SUFFIX, path, err);
+}
+
+void rundir_forget(const char *name)
+{
+    char path[UNIX_PATH_BYTES], call[UNIX_PATH_BYTES + 16];
+    if (rundir_vsock_path(name, path, NULL) == 0) {
+        snprintf(call, sizeof(call), "%s_%u", path, AGENT_PORT);
+        unlink(call);
+        unlink(path);
+    }
+    if (rundir_socket_path(name, path, NULL) == 0)
+        unlink(path);
 }
 
 int rundir_lock(struct nido_error *err)

@@ -19,6 +19,11 @@ int rundir_check_name(const char *name, struct nido_error *err);
 int rundir_path(char *path, size_t path_bytes, struct nido_error *err);
 int rundir_socket_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err);
 
+/* Where the machine's vsock is, unless it has one of its own. */
+int rundir_vsock_path(const char *name, char path[UNIX_PATH_BYTES], struct nido_error *err);
+/* Removes what a machine that was killed has left; whoever does it holds the lock. */
+void rundir_forget(const char *name);
+
 /* Nobody else who holds this makes a socket there or takes one away. A descriptor: closing it lets go. */
 int rundir_lock(struct nido_error *err);
 

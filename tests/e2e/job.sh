@@ -136,6 +136,66 @@ test_job_gets_the_signal() {
     same "$(result reason) $(result signal)" 'killed 2' 'reason and signal'
 }
 
+# nothing_is_left: in the run directory and of temporary files.
+nothing_is_left() {
+    same "$(ls -A run/nido scratch)" "$(printf 'run/nido:\n\nscratch:')" 'what is left'
+}
+
+test_signals_leave_nothing_behind() {
+    prepare
+    local signal
+    mkdir scratch
+    chown nobody: scratch
+    export TMPDIR=$PWD/scratch
+    for signal in TERM INT HUP QUIT; do
+        start_job --scratch 64M --name box -- sh -c 'echo ready; exec sleep 1000'
+        kill -$signal $pid
+        wait_job
+        expect_status $((128 + $(kill -l $signal)))
+        nothing_is_left
+    done
+    # A command that does not care has its grace time; two more signals are enough for who has none.
+    start_job --grace 1000 --scratch 64M --name box -- sh -c 'trap "" TERM; echo ready; while :; do sleep 1; done'
+    kill -TERM $pid
+    sleep 2
+    kill -TERM $pid
+    wait_job
+    expect_status 143
+    nothing_is_left
+}
+
+# network: a way out for --net user.
+network() {
+    ip link add ext0 type dummy
+    ip addr add 10.9.0.1/24 dev ext0
+    ip link set ext0 up
+    ip route add default via 10.9.0.254
+}
+
+test_killed_nido_leaves_what_ps_removes() {
+    prepare
+    network
+    local tries=0
+    mkdir scratch
+    chown nobody: scratch
+    export TMPDIR=$PWD/scratch
+    cp /proc/self/mounts before
+    start_job --scratch 64M --net user --name box -- sh -c 'echo ready; exec sleep 1000'
+    pgrep -u nobody passt >/dev/null || fail 'no passt is there'
+    kill -KILL $pid
+    wait_job
+    while pgrep -u nobody . >leftover; do
+        ((++tries < 100)) || fail "still there: $(ps -u nobody -o args=)"
+        sleep 0.1
+    done
+    same "$(as_user nido ps --json)" '[]' 'machines'
+    nothing_is_left
+    diff before /proc/self/mounts
+    # And the name is free again.
+    job --name box -- sh -c 'exit 3'
+    expect_status 3
+}
+
 test_time_limit_has_its_own_end() {
     prepare
     job --result result.json --timeout 20 -- sleep 1000
@@ -361,10 +421,7 @@ test_a_root_that_lacks_something_is_told() {
 
 test_network_is_ready_when_the_command_starts() {
     prepare
-    ip link add ext0 type dummy
-    ip addr add 10.9.0.1/24 dev ext0
-    ip link set ext0 up
-    ip route add default via 10.9.0.254
+    network
     touch /etc/resolv.conf
     echo 'nameserver 10.9.0.53' >resolv.conf
     mount --bind resolv.conf /etc/resolv.conf
