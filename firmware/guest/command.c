@@ -97,7 +97,7 @@ static struct trouble prepare(const struct command *command, const struct ends *
     if (!become(&user))
         return (struct trouble){.code = errno};
     if (entered < 0 && chdir(command->directory) < 0)
-        return (struct trouble){.code = errno};
+        return (struct trouble){.code = EDOTDOT};
     return (struct trouble){0};
 }
 

@@ -45,7 +45,8 @@ enum frame_kind {
 enum exit_kind {
     EXIT_CODE = 0,   /* value: 0 to 255 */
     EXIT_SIGNAL = 1, /* value: 1 to 64 */
-    /* It never ran; value: errno. ESRCH: there is no such user; ELIBACC: no loader or interpreter for it. */
+    /* It never ran; value: errno. ESRCH: there is no such user; ELIBACC: no loader or interpreter for it; EDOTDOT:
+     * its directory cannot be entered. */
     EXIT_NOT_FOUND = 2,
     EXIT_NOT_STARTED = 3 /* the same */
 };

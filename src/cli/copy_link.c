@@ -16,6 +16,9 @@
 
 enum { INPUT, OUTPUT, WORDS };
 
+/* How long the guest's end may still be heard after it has ended. */
+#define LAST_WORDS_MS 10000
+
 static void close_fd(int *fd)
 {
     if (*fd >= 0)
@@ -185,7 +188,10 @@ int copy_link_finish(struct copy_link *link)
     close_fd(&link->streams[OUTPUT]);
     while (link->machine >= 0)
         turn(link, -1, 0);
-    while (link->streams[WORDS] >= 0)
-        turn(link, -1, 0);
+    /* A guest that lies may keep silent here for ever. */
+    struct pollfd words = {.fd = link->streams[WORDS], .events = POLLIN};
+    while (link->streams[WORDS] >= 0 && poll(&words, 1, LAST_WORDS_MS) > 0)
+        take_words(link);
+    say_line(link);
     return status_of(link);
 }

@@ -76,6 +76,8 @@ const char *exec_trouble(uint32_t value)
         return "there is no such user";
     if (value == ELIBACC)
         return "it is there, but the loader or interpreter that it needs is not";
+    if (value == EDOTDOT)
+        return "the directory that it is to start in is not there, or not for its user";
     return strerror((int)value);
 }
 

@@ -119,6 +119,26 @@ test_what_cannot_run_is_told_apart() {
     job --user nobody-here -- true
     expect_status 126
     expect_err 'no such user'
+    job --workdir /none -- true
+    expect_status 126
+    expect_err 'the directory that it is to start in is not there'
+}
+
+test_kernels_console_is_there_to_look_at() {
+    prepare
+    start_job --name box -- sh -c 'echo words of the kernel >/dev/kmsg; echo "<0>and an urgent one" >/dev/kmsg; echo ready; exec sleep 1000'
+    as='exec' as_user nido console box >shown 2>&1 < <(sleep 1000) &
+    local viewer=$! tries=0
+    until grep -q 'and an urgent one' shown; do
+        ((++tries < 100)) || fail "the console shows '$(cat shown)'"
+        sleep 0.1
+    done
+    kill $viewer
+    kill -TERM $pid
+    wait_job
+    expect_status 143
+    # Whoever ends by itself has no last words.
+    same "$(grep -c 'end of the guest' err)" 0 'lines of the console'
 }
 
 test_job_gets_the_signal() {
