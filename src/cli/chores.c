@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "base/trace.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,6 +42,18 @@ void chores_print_report(const char *report)
         log_error("%.*s", length, report);
         report += length + (report[length] == '\n');
     }
+}
+
+void chores_show_trace(const char *path, bool timeline, uint64_t guest_start_ns)
+{
+    struct nido_error err;
+    if (!trace_enabled)
+        return;
+    trace_span("runs", TRACE_ROW_GUEST, guest_start_ns);
+    if (timeline)
+        trace_print_bars(stderr);
+    if (path && trace_write(path, &err) < 0)
+        log_error("%s", err.text);
 }
 
 void chores_print_status(const char *name, struct nido_machine *machine)

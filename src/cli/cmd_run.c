@@ -179,10 +179,18 @@ static void on_ended(struct loop_source *source, uint32_t events)
     loop_quit(container_of(source, struct run, ended)->loop);
 }
 
+static void on_job_started(void *self)
+{
+    struct run *run = self;
+    detach_started(&run->detach, run->flags.name);
+}
+
 static void on_job_over(void *self)
 {
     loop_quit(((struct run *)self)->loop);
 }
+
+static const struct job_ops job_ops = {.started = on_job_started, .over = on_job_over};
 
 static void on_quit(struct loop_task *task)
 {
@@ -320,7 +328,7 @@ static int prepare_job(struct run *run, struct nido_error *err)
     int ret = job_create(&run->job, flags, run->flags.name, &run->flags.config.machine, err);
     return ret < 0 ? ret
                    : job_start(run->job, run->loop, run->term ? term_keys(run->term) : NULL,
-                               on_job_over, run, err);
+                               run->flags.detach, &job_ops, run, err);
 }
 
 static int set_up(struct run *run, struct nido_error *err)
@@ -328,6 +336,8 @@ static int set_up(struct run *run, struct nido_error *err)
     if (!run->flags.name[0])
         snprintf(run->flags.name, sizeof(run->flags.name), "nido-%ld", (long)getpid());
     int ret = loop_create(&run->loop, "main", err);
+    if (ret == 0)
+        ret = detach_watch(&run->detach, run->loop, &run->quit_task, err);
     if (ret == 0 && run->flags.result)
         ret = result_check(run->flags.result, err);
     if (ret == 0)
@@ -395,19 +405,6 @@ static int conclude(struct run *run, const char *reason, int status, const char 
     return run->answers.end_code;
 }
 
-/* Threads have stopped: nobody adds to the trace any more. */
-static void show_trace(const struct run *run)
-{
-    struct nido_error err;
-    if (!trace_enabled)
-        return;
-    trace_span("runs", TRACE_ROW_GUEST, run->guest_start_ns);
-    if (run->flags.timeline)
-        trace_print_bars(stderr);
-    if (run->flags.trace && trace_write(run->flags.trace, &err) < 0)
-        log_error("%s", err.text);
-}
-
 static bool shall_restart(const struct run *run, enum nido_end end)
 {
     bool wanted = (end == NIDO_RESET && run->flags.restart_on_reboot) ||
@@ -464,7 +461,8 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     if (ret < 0)
         return EXIT_NIDO_FAILED;
     run->guest_start_ns = clock_now_ns();
-    detach_started(&run->detach, run->flags.name);
+    if (!run->job)
+        detach_started(&run->detach, run->flags.name);
     loop_run(run->loop);
     struct nido_status status;
     const char *report;
@@ -473,7 +471,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     drain_console(run, end);
     if (run->job)
         job_drain(run->job, run->signals.fd);
-    show_trace(run);
+    chores_show_trace(run->flags.trace, run->flags.timeline, run->guest_start_ns);
     *restart = shall_restart(run, end);
     chores_print_report(report);
     nido_machine_status(run->machine, &status);

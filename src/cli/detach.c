@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/detach.h"
 
+#include "base/checked.h"
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -50,6 +51,25 @@ int detach_wait(struct detach *detach)
     return WEXITSTATUS(status);
 }
 
+static void on_parent(struct loop_source *source, uint32_t events)
+{
+    struct detach *detach = container_of(source, struct detach, parent);
+    loop_remove(detach->loop, source);
+    loop_post(detach->loop, detach->deserted);
+}
+
+int detach_watch(struct detach *detach, struct loop *loop, struct loop_task *deserted,
+                 struct nido_error *err)
+{
+    if (detach->pipe_fd < 0)
+        return 0;
+    detach->loop = loop;
+    detach->deserted = deserted;
+    /* A pipe that has no reader any more is an error to epoll, asked or not. */
+    detach->parent = (struct loop_source){.fd = detach->pipe_fd, .ready = on_parent};
+    return loop_add(loop, &detach->parent, err);
+}
+
 void detach_started(struct detach *detach, const char *name)
 {
     if (detach->pipe_fd < 0)
@@ -61,6 +81,7 @@ void detach_started(struct detach *detach, const char *name)
         dup2(null_fd, STDERR_FILENO);
         close(null_fd);
     }
+    loop_remove(detach->loop, &detach->parent);
     char line[256];
     int n = snprintf(line, sizeof(line), "%s\n", name);
     ssize_t ignored = write(detach->pipe_fd, line, (size_t)n);

@@ -4,10 +4,12 @@
 
 /*
  * --detach: the machine runs in a child process, in a session of its own, and the command returns once it
- * runs, with its name on standard output, or has failed, with its message. Begun before there are threads.
+ * runs (and the command of a job does), with its name on standard output, or has failed, with its message. One that
+ * is killed meanwhile takes the machine along. Begun before there are threads.
  */
 
 #include "base/error.h"
+#include "host/loop.h"
 
 #include <stdbool.h>
 #include <sys/types.h>
@@ -15,6 +17,9 @@
 struct detach {
     pid_t child; /* in the parent; 0 in the child; -1 where nothing was detached */
     int pipe_fd; /* from the child to the parent; -1: none */
+    struct loop *loop;
+    struct loop_source parent; /* the pipe, until the parent may go */
+    struct loop_task *deserted;
 };
 
 void detach_init(struct detach *detach);
@@ -23,7 +28,10 @@ bool detach_is_parent(const struct detach *detach);
 
 /* In the parent: the exit status of the command. */
 int detach_wait(struct detach *detach);
-/* In the child, or where nothing was detached: lets the parent go and leaves its terminal. */
+/* In the child, or where nothing was detached: posts `deserted` to `loop` when the parent goes before it may. */
+int detach_watch(struct detach *detach, struct loop *loop, struct loop_task *deserted,
+                 struct nido_error *err);
+/* On that loop, or before it runs; in the child, or where nothing was detached: lets the parent go and leaves its terminal. */
 void detach_started(struct detach *detach, const char *name);
 
 #endif

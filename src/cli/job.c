@@ -16,6 +16,7 @@
 #include "lib/root_image.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -43,8 +44,9 @@ struct job {
     struct loop *loop;
     struct agent *agent;
     struct stream_keys *keys;
-    void (*over)(void *self);
+    const struct job_ops *ops;
     void *self;
+    int nowhere_fd; /* of a detached command's streams; -1: they are this process's own */
 
     struct stored_kernel kernel;
     struct root_image root;
@@ -215,7 +217,7 @@ int job_create(struct job **out, const struct job_flags *flags, const char *name
     if (!job)
         return error_set(err, ENOMEM, "out of memory");
     job->flags = flags;
-    job->patience.fd = job->scratch_fd = -1;
+    job->patience.fd = job->scratch_fd = job->nowhere_fd = -1;
     job->setup = (struct agent_setup){.fstype = "", .scratch = "", .hostname = name};
     int ret = set_root(job, machine, err);
     if (ret == 0)
@@ -239,7 +241,7 @@ static void say_over(struct job *job)
     if (job->is_over)
         return;
     job->is_over = true;
-    job->over(job->self);
+    job->ops->over(job->self);
 }
 
 static void check_over(struct job *job)
@@ -311,7 +313,14 @@ static void on_stream(void *self, unsigned stream, int fd)
 
 /* ---- its start ---- */
 
-static const struct agent_job_ops job_ops = {.stream = on_stream, .ended = on_ended};
+static void on_started(void *self)
+{
+    struct job *job = self;
+    job->ops->started(job->self);
+}
+
+static const struct agent_job_ops job_ops = {
+    .stream = on_stream, .started = on_started, .ended = on_ended};
 
 /* NAME alone takes the value that it has here. */
 static char **environment(const struct job_flags *flags)
@@ -363,6 +372,8 @@ static void on_ready(void *self)
         .user = flags->user ? flags->user : "",
     };
     streams_init(&job->streams, job->loop, job->keys, flags->tty, on_output_ended, job);
+    if (job->nowhere_fd >= 0)
+        streams_divert(&job->streams, job->nowhere_fd);
     if (agent_run(job->agent, &command, &job_ops, job, &job->number, &err) < 0)
         on_broken(job, err.text, false);
     free_environment(env);
@@ -371,13 +382,17 @@ static void on_ready(void *self)
 static const struct agent_ops agent_ops = {
     .called = on_called, .ready = on_ready, .broken = on_broken};
 
-int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
-              void (*over)(void *self), void *self, struct nido_error *err)
+int job_start(struct job *job, struct loop *loop, struct stream_keys *keys, bool detached,
+              const struct job_ops *ops, void *self, struct nido_error *err)
 {
     job->loop = loop;
     job->keys = keys;
-    job->over = over;
+    job->ops = ops;
     job->self = self;
+    if (detached)
+        job->nowhere_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (detached && job->nowhere_fd < 0)
+        return error_errno(err, errno, "cannot open /dev/null");
     int ret = agent_create(&job->agent, loop, job->vsock_path, &job->setup, &agent_ops, job, err);
     return ret < 0 ? ret : exec_sessions_create(&job->exec, loop, job->agent, err);
 }
@@ -391,6 +406,8 @@ void job_destroy(struct job *job)
     streams_close(&job->streams);
     if (job->scratch_fd >= 0)
         close(job->scratch_fd);
+    if (job->nowhere_fd >= 0)
+        close(job->nowhere_fd);
     if (job->patience.fd >= 0) {
         loop_remove(job->loop, &job->patience);
         close(job->patience.fd);

@@ -47,10 +47,16 @@ int job_create(struct job **out, const struct job_flags *flags, const char *name
                struct nido_config *machine, struct nido_error *err);
 void job_destroy(struct job *job); /* takes NULL */
 
-/* Before the machine starts. `keys` is of the terminal, or NULL. `over` is called when all is said
- * and done. */
-int job_start(struct job *job, struct loop *loop, struct stream_keys *keys,
-              void (*over)(void *self), void *self, struct nido_error *err);
+/* What its owner hears of it. */
+struct job_ops {
+    void (*started)(void *self); /* not where it cannot be */
+    void (*over)(void *self);    /* all is said and done */
+};
+
+/* Before the machine starts. `keys` is of the terminal, or NULL. Of a `detached` command nobody reads the output, and
+ * it has no input. */
+int job_start(struct job *job, struct loop *loop, struct stream_keys *keys, bool detached,
+              const struct job_ops *ops, void *self, struct nido_error *err);
 
 /* False: there is no command yet, or no more. */
 bool job_signal(struct job *job, int number);

@@ -16,9 +16,16 @@ void streams_init(struct streams *streams, struct loop *loop, struct stream_keys
 {
     *streams = (struct streams){.loop = loop,
                                 .keys = keys,
+                                .fds = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO},
                                 .expected = tty ? OUT_BIT : OUT_BIT | ERR_BIT,
                                 .ended = ended,
                                 .self = self};
+}
+
+void streams_divert(struct streams *streams, int fd)
+{
+    for (unsigned i = 0; i < STREAMS_RELAYS; i++)
+        streams->fds[i] = fd;
 }
 
 static void output_ended(struct streams *streams, unsigned bit)
@@ -47,13 +54,14 @@ static void stderr_ended(void *self)
 static int connect_input(struct streams *streams, struct stream_keys *keys, int fd,
                          struct nido_error *err)
 {
-    return relay_create(&streams->relays[0], streams->loop, RELAY_TO_GUEST, STDIN_FILENO, fd, keys,
-                        stdin_ended, streams, err);
+    return relay_create(&streams->relays[0], streams->loop, RELAY_TO_GUEST, streams->fds[0], fd,
+                        keys, stdin_ended, streams, err);
 }
 
 static int connect_output(struct streams *streams, int number, int fd, struct nido_error *err)
 {
-    return relay_create(&streams->relays[number], streams->loop, RELAY_FROM_GUEST, fd, number, NULL,
+    return relay_create(&streams->relays[number], streams->loop, RELAY_FROM_GUEST, fd,
+                        streams->fds[number], NULL,
                         number == STDOUT_FILENO ? stdout_ended : stderr_ended, streams, err);
 }
 

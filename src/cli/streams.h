@@ -2,7 +2,7 @@
 #ifndef NIDO_CLI_STREAMS_H
 #define NIDO_CLI_STREAMS_H
 
-/* A command's streams on this process's standard descriptors. */
+/* A command's streams on this process's standard descriptors, or others. */
 
 #include "host/loop.h"
 #include "host/relay.h"
@@ -13,7 +13,8 @@ struct streams {
     struct loop *loop;
     struct stream_keys *keys; /* of the terminal, or NULL */
     struct relay *relays[STREAMS_RELAYS];
-    unsigned expected; /* output that has not ended yet, as bits of descriptors */
+    int fds[STREAMS_RELAYS]; /* ours; not owned */
+    unsigned expected;       /* output that has not ended yet, as bits of descriptors */
     void (*ended)(void *self);
     void *self;
 };
@@ -21,6 +22,8 @@ struct streams {
 /* `ended` is called once all output has come out. */
 void streams_init(struct streams *streams, struct loop *loop, struct stream_keys *keys, bool tty,
                   void (*ended)(void *self), void *self);
+/* Before any is connected: `fd`, which stays the caller's, in place of the standard descriptors. */
+void streams_divert(struct streams *streams, int fd);
 /* Takes in `fd`, the guest's end of stream 0 to 3 (a terminal). */
 void streams_connect(struct streams *streams, unsigned stream, int fd);
 /* Whether output waits for a reader of ours, however slow. */

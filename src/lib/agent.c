@@ -259,6 +259,8 @@ static void take_started(struct agent *agent, struct job *job, const struct fram
     }
     job->state = JOB_RUNNING;
     set_patience(agent);
+    if (job->ops && job->ops->started)
+        job->ops->started(job->self);
 }
 
 static void take(struct agent *agent, const struct frame *frame)

@@ -54,6 +54,7 @@ struct agent_ops {
 struct agent_job_ops {
     /* Owns `fd`, a non-blocking socket. */
     void (*stream)(void *self, unsigned stream, int fd);
+    void (*started)(void *self); /* NULL: not of interest; one that cannot start only ends */
     void (*ended)(void *self, const struct agent_exit *how);
 };
 

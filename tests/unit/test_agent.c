@@ -20,7 +20,7 @@ static struct bench {
     struct agent *agent;
     char directory[64], path[96];
     int control; /* the guest's */
-    bool called, ready, broken, ended;
+    bool called, ready, broken, started, ended;
     char why[512];
     struct agent_exit how;
     unsigned job, stream_count;
@@ -53,6 +53,12 @@ static void on_stream(void *self, unsigned stream, int fd)
     bench.stream_count++;
 }
 
+static void on_started(void *self)
+{
+    assert_false(bench.started);
+    bench.started = true;
+}
+
 static void on_ended(void *self, const struct agent_exit *how)
 {
     bench.ended = true;
@@ -60,7 +66,8 @@ static void on_ended(void *self, const struct agent_exit *how)
 }
 
 static const struct agent_ops ops = {.called = on_called, .ready = on_ready, .broken = on_broken};
-static const struct agent_job_ops job_ops = {.stream = on_stream, .ended = on_ended};
+static const struct agent_job_ops job_ops = {
+    .stream = on_stream, .started = on_started, .ended = on_ended};
 static char *const no_shares[] = {NULL};
 static const struct agent_setup setup_of_tests = {
     .shares = no_shares, .source = "root", .fstype = "ext4", .scratch = "", .hostname = "test"};
@@ -194,7 +201,9 @@ static void a_command_runs_and_ends(void **state)
     SAY(stream, FRAME_STREAM, bench.job, 1);
     assert_int_equal(bench.stream_count, 1);
     assert_true(bench.streams[1] >= 0);
+    assert_false(bench.started);
     SAY_NOTHING_MORE(bench.control, FRAME_STARTED, bench.job);
+    assert_true(bench.started);
     SAY(bench.control, FRAME_EXIT, bench.job, EXIT_SIGNAL, 9, 1);
     assert_true(bench.ended);
     assert_int_equal(bench.how.outcome, AGENT_KILLED);
@@ -211,6 +220,7 @@ static void a_command_that_is_missing_has_its_own_end(void **state)
     SAY(bench.control, FRAME_EXIT, bench.job, EXIT_NOT_FOUND, ENOENT, 0);
     assert_true(bench.ended);
     assert_int_equal(bench.how.outcome, AGENT_NOT_FOUND);
+    assert_false(bench.started);
 }
 
 static void signals_reach_the_guest_while_the_command_runs(void **state)
