@@ -217,7 +217,7 @@ _nido() {
             _nido_machine "$cur" --user --setuid
             _nido_files '' "$cur"
             ;;
-        exec) _nido_machine "$cur" --env --workdir --user --tty -- ;;
+        exec) _nido_machine "$cur" --env --workdir --user --tty --result -- ;;
         kernel) ((${#words[@]} > 3)) || _nido_offer '' "$cur" add ls default rm ;;
         stop) _nido_machine "$cur" --force --grace ;;
         esac

@@ -5,6 +5,7 @@
 #include "cli/cli.h"
 #include "cli/control.h"
 #include "cli/exec.h"
+#include "cli/result.h"
 #include "cli/streams.h"
 #include "host/term.h"
 
@@ -16,7 +17,7 @@
 #include <sys/signalfd.h>
 
 struct exec {
-    const char *name, *directory, *user;
+    const char *name, *directory, *user, *result;
     char **command;
     bool tty;
     json_t *env;
@@ -27,13 +28,14 @@ struct exec {
     struct streams streams;
     bool ended, output_ended;
     int status;
+    const char *reason; /* a word of --result */
+    int killed_by;      /* the command; 0: no signal */
 };
 
 static int usage(void)
 {
-    log_error(
-        "usage: nido exec [--env NAME=VALUE]... [--workdir DIR] [--user USER] [--tty] NAME -- "
-        "COMMAND [ARGUMENT]...");
+    log_error("usage: nido exec [--env NAME=VALUE]... [--workdir DIR] [--user USER] [--tty] "
+              "[--result FILE] NAME -- COMMAND [ARGUMENT]...");
     return EXIT_NIDO_FAILED;
 }
 
@@ -51,6 +53,8 @@ static bool parse(struct exec *exec, int argc, char **argv)
             exec->directory = argv[++i];
         else if (strcmp(argv[i], "--user") == 0 && has_value)
             exec->user = argv[++i];
+        else if (strcmp(argv[i], "--result") == 0 && has_value)
+            exec->result = argv[++i];
         else if (argv[i][0] != '-' && !exec->name)
             exec->name = argv[i];
         else
@@ -101,16 +105,28 @@ static void on_output_ended(void *self)
     check_over(self);
 }
 
-static int status_of(const struct exec *exec, enum agent_outcome outcome, uint32_t value)
+static void conclude(struct exec *exec, const char *reason, int status)
+{
+    exec->reason = reason;
+    exec->status = status;
+}
+
+static void command_ended(struct exec *exec, enum agent_outcome outcome, uint32_t value)
 {
     switch (outcome) {
     case AGENT_EXITED:
-        return (int)value;
+        conclude(exec, "exited", (int)value);
+        return;
     case AGENT_KILLED:
-        return EXIT_SIGNAL_BASE + (int)value;
+        exec->killed_by = (int)value;
+        conclude(exec, "killed", EXIT_SIGNAL_BASE + (int)value);
+        return;
     default:
         log_error("%s: cannot be run: %s", exec->command[0], exec_trouble(value));
-        return outcome == AGENT_NOT_FOUND ? EXIT_COMMAND_NOT_FOUND : EXIT_COMMAND_NOT_RUNNABLE;
+        if (outcome == AGENT_NOT_FOUND)
+            conclude(exec, "not-found", EXIT_COMMAND_NOT_FOUND);
+        else
+            conclude(exec, "not-runnable", EXIT_COMMAND_NOT_RUNNABLE);
     }
 }
 
@@ -128,11 +144,11 @@ static void on_machine(struct loop_source *source, uint32_t events)
     loop_remove(exec->loop, source);
     exec->ended = true;
     if (got > 0 && record.kind == EXEC_ENDED) {
-        exec->status = status_of(exec, record.small, record.value);
+        command_ended(exec, record.small, record.value);
         exec->output_ended |= record.small > AGENT_KILLED;
     } else {
         log_error("machine '%s' has ended", exec->name);
-        exec->status = EXIT_GUEST_CRASHED;
+        conclude(exec, "machine-ended", EXIT_GUEST_CRASHED);
         streams_drain(&exec->streams, -1);
         exec->output_ended = true;
     }
@@ -176,7 +192,7 @@ static int take_signals(struct exec *exec, struct nido_error *err)
 static void key_quit(struct term_actions *actions)
 {
     struct exec *exec = container_of(actions, struct exec, actions);
-    exec->status = EXIT_SIGNAL_BASE + SIGHUP;
+    conclude(exec, "stopped", EXIT_SIGNAL_BASE + SIGHUP);
     loop_quit(exec->loop);
 }
 
@@ -193,6 +209,8 @@ static int run(struct exec *exec, struct nido_error *err)
     if (exec->tty && !isatty(STDIN_FILENO))
         return error_set(err, EINVAL, "--tty: standard input is no terminal");
     int ret = loop_create(&exec->loop, "main", err);
+    if (ret == 0 && exec->result)
+        ret = result_check(exec->result, err);
     if (ret == 0)
         ret = take_signals(exec, err);
     if (ret == 0)
@@ -214,6 +232,19 @@ static int run(struct exec *exec, struct nido_error *err)
     return ret;
 }
 
+/* False: it was asked for, and cannot be written. */
+static bool write_result(const struct exec *exec)
+{
+    struct nido_error err;
+    json_t *signal_number = exec->killed_by ? json_integer(exec->killed_by) : json_null();
+    json_t *record = json_pack("{s:s, s:i, s:o}", "reason", exec->reason, "code", exec->status,
+                               "signal", signal_number);
+    if (result_write_json(exec->result, record, &err) == 0)
+        return true;
+    log_error("%s", err.text);
+    return false;
+}
+
 int cmd_exec(int argc, char **argv)
 {
     struct exec exec = {.directory = "/",
@@ -221,6 +252,7 @@ int cmd_exec(int argc, char **argv)
                         .machine.fd = -1,
                         .signals.fd = -1,
                         .status = EXIT_NIDO_FAILED,
+                        .reason = "failed",
                         .env = json_array()};
     struct nido_error err;
     int ret = -EINVAL;
@@ -228,8 +260,12 @@ int cmd_exec(int argc, char **argv)
         usage();
     } else {
         ret = run(&exec, &err);
-        if (ret < 0)
+        if (ret < 0) {
             log_error("%s", err.text);
+            conclude(&exec, "failed", EXIT_NIDO_FAILED);
+        }
+        if (exec.result && !write_result(&exec))
+            ret = -EIO;
     }
     loop_destroy(exec.loop);
     json_decref(exec.env);

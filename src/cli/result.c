@@ -120,13 +120,14 @@ int result_check(const char *path, struct nido_error *err)
     return 0;
 }
 
-int result_write(const char *path, const struct result *result, struct nido_error *err)
+int result_write_json(const char *path, json_t *json, struct nido_error *err)
 {
     char temporary[PATH_MAX];
     int ret = name_temporary(path, temporary, err);
-    if (ret < 0)
+    if (ret < 0) {
+        json_decref(json);
         return ret;
-    json_t *json = record(result);
+    }
     ret = json ? json_dump_file(json, temporary, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : -1;
     json_decref(json);
     if (ret == 0)
@@ -137,4 +138,9 @@ int result_write(const char *path, const struct result *result, struct nido_erro
         return error_errno(err, code, "result %s: cannot be written", path);
     }
     return 0;
+}
+
+int result_write(const char *path, const struct result *result, struct nido_error *err)
+{
+    return result_write_json(path, record(result), err);
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cli/job.h"
 
+#include <jansson.h>
 #include <nido/machine.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -37,5 +38,7 @@ int result_check(const char *path, struct nido_error *err);
 
 /* Written beside the file and moved in its place, so that a reader sees a whole one or none. */
 int result_write(const char *path, const struct result *result, struct nido_error *err);
+/* The same for another record; takes over `json`, which may be NULL: out of memory. */
+int result_write_json(const char *path, json_t *json, struct nido_error *err);
 
 #endif
