@@ -21,12 +21,16 @@ static int find_mke2fs(const char **program, struct nido_error *err)
     return error_set(err, ENOENT, "mke2fs is not installed; apt install e2fsprogs");
 }
 
-static int format(const char *path, struct nido_error *err)
+/* It has no name any more, so that a nido that is killed meanwhile leaves nothing behind. */
+static int format(int fd, struct nido_error *err)
 {
     const char *program;
+    char path[32];
+    posix_spawn_file_actions_t actions;
     int status, ret = find_mke2fs(&program, err);
     if (ret < 0)
         return ret;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     /* No journal, and tables that are zero already: it is thrown away, and it is all holes. */
     const char *const argv[] = {program,
                                 "-q",
@@ -42,7 +46,11 @@ static int format(const char *path, struct nido_error *err)
                                 path,
                                 NULL};
     pid_t pid;
-    int code = posix_spawn(&pid, program, NULL, NULL, (char *const *)(uintptr_t)argv, environ);
+    posix_spawn_file_actions_init(&actions);
+    /* Onto itself: it stays open over exec(). */
+    posix_spawn_file_actions_adddup2(&actions, fd, fd);
+    int code = posix_spawn(&pid, program, &actions, NULL, (char *const *)(uintptr_t)argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
     if (code)
         return error_errno(err, code, "cannot start %s", program);
     while (waitpid(pid, &status, 0) < 0)
@@ -61,10 +69,10 @@ int scratch_create(uint64_t size_bytes, int *out, struct nido_error *err)
     own_fd int fd = mkostemp(path, O_CLOEXEC);
     if (fd < 0)
         return error_errno(err, errno, "--scratch: cannot make a file like %s", path);
+    unlink(path);
     int ret = ftruncate(fd, (off_t)size_bytes) < 0
                   ? error_errno(err, errno, "a file of that size cannot be made in %s", path)
-                  : format(path, err);
-    unlink(path);
+                  : format(fd, err);
     if (ret < 0)
         return error_prefix(err, "--scratch");
     *out = own_take_fd(&fd);
