@@ -4,7 +4,7 @@
 # shellcheck shell=bash
 
 cross_libraries=(libc6-dev linux-libc-dev liburing-dev libjansson-dev libzstd-dev liblz4-dev liblzma-dev zlib1g-dev
-    libfdt-dev libseccomp-dev libcmocka-dev)
+    libfdt-dev libseccomp-dev libcmocka-dev libarchive-dev nettle-dev)
 
 # cross_sysroot ARCH: sets cross_file, for `meson setup --cross-file`.
 cross_sysroot() {

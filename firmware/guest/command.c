@@ -92,6 +92,8 @@ static struct trouble prepare(const struct command *command, const struct ends *
     if (user_find(command->user, &user) < 0)
         return (struct trouble){.code = ESRCH};
     set_environment(command, &user);
+    if (command->flags & COMMAND_MAKE_DIRECTORY)
+        root_make_directories(command->directory);
     /* Before it becomes the user, and again after: one of them may look into it. */
     int entered = chdir(command->directory);
     if (!become(&user))

@@ -63,6 +63,8 @@ struct setup {
 
 void root_mount_basics(void);
 /* Puts the root in place and makes it /. 0, or -1 with words for a person. */
+/* Those on the way too, as far as they can be made. */
+void root_make_directories(const char *path);
 int root_enter(const struct setup *setup, char *why, size_t why_bytes);
 /* Makes that file, in place of what is there; a root that is written stays as it is. A root where it cannot be
  * does without. */

@@ -61,10 +61,11 @@ enum command_flags {
     COMMAND_TTY = 1,
     COMMAND_STDIN = 2, /* else /dev/null */
     /* No command of the root's, but one of nido's own (copy.h); the arguments are paths. */
-    COMMAND_PACK = 4,    /* these, as a tar stream on standard output */
-    COMMAND_UNPACK = 8,  /* standard input, a tar stream, to the one there is */
-    COMMAND_INTO = 16,   /* which must be a directory */
-    COMMAND_SETUID = 32, /* with the modes' three upper bits */
+    COMMAND_PACK = 4,            /* these, as a tar stream on standard output */
+    COMMAND_UNPACK = 8,          /* standard input, a tar stream, to the one there is */
+    COMMAND_INTO = 16,           /* which must be a directory */
+    COMMAND_SETUID = 32,         /* with the modes' three upper bits */
+    COMMAND_MAKE_DIRECTORY = 64, /* the one it starts in, where it is missing */
 };
 
 /* Streams of a job, as in FRAME_STREAM: 0 to 2, or one for a terminal. */

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -188,10 +189,9 @@ static int switch_root(char *why, size_t why_bytes)
     return 0;
 }
 
-/* `path` and what is above it. */
-static void make_directories(const char *path)
+void root_make_directories(const char *path)
 {
-    char part[256];
+    char part[PATH_MAX];
     for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
         snprintf(part, sizeof(part), "%.*s", (int)(slash - path), path);
         mkdir(part, 0755);
@@ -206,7 +206,7 @@ static int bind_file(const char *file, const char *target)
     const char *slash = strrchr(target, '/');
     snprintf(above, sizeof(above), "%.*s", (int)(slash - target), target);
     if (*above)
-        make_directories(above);
+        root_make_directories(above);
     int fd = open(target, O_WRONLY | O_CREAT | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0644);
     if (fd < 0 && errno != ETXTBSY && errno != EACCES)
         return -1;
@@ -221,7 +221,7 @@ static int mount_file(const char *tag, const char *target, const char *name)
     char directory[128], file[512];
     snprintf(directory, sizeof(directory), NIDO_DIRECTORY "/%.40s", tag);
     snprintf(file, sizeof(file), "%s/%.255s", directory, name);
-    make_directories(directory);
+    root_make_directories(directory);
     if (mount(tag, directory, "virtiofs", 0, NULL) < 0)
         return -1;
     int ret = bind_file(file, target), code = errno;
@@ -235,7 +235,7 @@ static int mount_share(char *const *share)
 {
     if (*share[2])
         return mount_file(share[0], share[1], share[2]);
-    make_directories(share[1]);
+    root_make_directories(share[1]);
     return mount(share[0], share[1], "virtiofs", 0, NULL);
 }
 
@@ -258,7 +258,7 @@ void root_put_file(const struct setup *setup, const char *path, const char *text
     const char *written = path;
     if (setup->flags & SETUP_WRITABLE) {
         snprintf(kept, sizeof(kept), NIDO_DIRECTORY "/%.40s", strrchr(path, '/') + 1);
-        make_directories(NIDO_DIRECTORY);
+        root_make_directories(NIDO_DIRECTORY);
         written = kept;
     }
     FILE *file = fopen(written, "we");

@@ -17,7 +17,8 @@
 #include <sys/signalfd.h>
 
 struct exec {
-    const char *name, *directory, *user, *result;
+    const char *name, *result;
+    const char *directory, *user; /* NULL: none was given */
     char **command;
     bool tty;
     json_t *env;
@@ -75,8 +76,9 @@ static json_t *request_of(const struct exec *exec)
         ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
     if (exec->tty && getenv("TERM"))
         json_array_append_new(exec->env, json_sprintf("TERM=%s", getenv("TERM")));
-    return json_pack("{s:s, s:o, s:O, s:s, s:s, s:b, s:i, s:i}", "do", "exec", "argv", argv, "env",
-                     exec->env, "dir", exec->directory, "user", exec->user, "tty", exec->tty,
+    /* What is not said is the machine's to say. */
+    return json_pack("{s:s, s:o, s:O, s:s*, s:s*, s:b, s:i, s:i}", "do", "exec", "argv", argv,
+                     "env", exec->env, "dir", exec->directory, "user", exec->user, "tty", exec->tty,
                      "rows", size.ws_row, "columns", size.ws_col);
 }
 
@@ -247,9 +249,7 @@ static bool write_result(const struct exec *exec)
 
 int cmd_exec(int argc, char **argv)
 {
-    struct exec exec = {.directory = "/",
-                        .user = "",
-                        .machine.fd = -1,
+    struct exec exec = {.machine.fd = -1,
                         .signals.fd = -1,
                         .status = EXIT_NIDO_FAILED,
                         .reason = "failed",

@@ -17,6 +17,7 @@
 #include "cli/detach.h"
 #include "cli/job_flags.h"
 #include "cli/result.h"
+#include "cli/roots.h"
 #include "cli/run_flags.h"
 #include "cli/traffic.h"
 #include "host/loop.h"
@@ -524,6 +525,8 @@ static int run_to_the_end(struct run *run, struct nido_error *err)
         return detach_wait(&run->detach);
     if ((run->flags.trace || run->flags.timeline) && trace_enable(err) < 0)
         return status;
+    if (roots_prepare(&run->flags.job, err) < 0)
+        return conclude(run, "failed", status, err->text);
     if (set_up(run, err) < 0)
         return status;
     while (restart) {

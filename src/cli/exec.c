@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/own.h"
+#include "cli/environment.h"
 #include "firmware/guest/protocol.h"
 
 #include <errno.h>
@@ -22,6 +23,7 @@ struct session {
 struct exec_sessions {
     struct loop *loop;
     struct agent *agent;
+    const struct job_flags *flags;
     struct session all[AGENT_JOBS_MAX];
 };
 
@@ -149,23 +151,38 @@ static const char *text_or(const json_t *request, const char *key, const char *o
     return text ? text : otherwise;
 }
 
+/* Another command in an image's machine is as much the image's as the first. */
+static const char *image_user(const struct job_flags *flags)
+{
+    const char *user = json_string_value(json_object_get(flags->made.config, "user"));
+    return user ? user : "";
+}
+
 static int run(struct session *session, const json_t *request, struct nido_error *err)
 {
-    char *argv[WORDS_MAX + 1], *env[WORDS_MAX + 1];
+    const struct job_flags *flags = session->sessions->flags;
+    char *argv[WORDS_MAX + 1], *given[WORDS_MAX + 1];
     if (!take_texts(json_object_get(request, "argv"), argv) || !argv[0] ||
-        !take_texts(json_object_get(request, "env"), env))
+        !take_texts(json_object_get(request, "env"), given))
         return error_set(err, EINVAL, "exec takes argv and env, lists of up to %u texts",
                          WORDS_MAX);
+    char **env =
+        environment_make(json_object_get(flags->made.config, "env"), (const char *const *)given,
+                         json_array_size(json_object_get(request, "env")));
+    if (!env)
+        return error_set(err, ENOMEM, "out of memory");
     const struct agent_command command = {
         .flags = json_is_true(json_object_get(request, "tty")) ? COMMAND_TTY : COMMAND_STDIN,
         .rows = (uint32_t)json_integer_value(json_object_get(request, "rows")),
         .columns = (uint32_t)json_integer_value(json_object_get(request, "columns")),
         .argv = argv,
         .env = env,
-        .directory = text_or(request, "dir", "/"),
-        .user = text_or(request, "user", ""),
+        .directory = text_or(request, "dir", flags->made.directory ? flags->made.directory : "/"),
+        .user = text_or(request, "user", image_user(flags)),
     };
-    return agent_run(session->sessions->agent, &command, &job_ops, session, &session->job, err);
+    int ret = agent_run(session->sessions->agent, &command, &job_ops, session, &session->job, err);
+    environment_free(env);
+    return ret;
 }
 
 /* Paths in the guest, for its end of a copy: {"do": "cp", "out": true, "paths": [...]}. */
@@ -213,13 +230,14 @@ int exec_begin(struct exec_sessions *sessions, const json_t *request, int fd,
 }
 
 int exec_sessions_create(struct exec_sessions **out, struct loop *loop, struct agent *agent,
-                         struct nido_error *err)
+                         const struct job_flags *flags, struct nido_error *err)
 {
     struct exec_sessions *sessions = calloc(1, sizeof(*sessions));
     if (!sessions)
         return error_set(err, ENOMEM, "out of memory");
     sessions->loop = loop;
     sessions->agent = agent;
+    sessions->flags = flags;
     for (unsigned i = 0; i < AGENT_JOBS_MAX; i++) {
         sessions->all[i].sessions = sessions;
         sessions->all[i].client.fd = -1;

@@ -5,7 +5,7 @@
 /*
  * One more command in a machine that runs one: nido exec. The client asks on the control socket, with
  * {"do": "exec", "argv": [...], "env": [...], "dir": "/", "user": "", "tty": false, "rows": 0,
- * "columns": 0}, and keeps the connection. From then on both sides send records of 8 bytes:
+ * "columns": 0}, and keeps the connection; "dir" and "user" may be left out. From then on both sides send records of 8 bytes:
  *
  *     to the client    EXEC_STREAM, with the stream's descriptor: its bytes never pass through nido
  *                      EXEC_ENDED, and the connection's end
@@ -17,6 +17,7 @@
  */
 
 #include "base/error.h"
+#include "cli/job.h"
 #include "host/loop.h"
 #include "lib/agent.h"
 
@@ -42,7 +43,7 @@ const char *exec_trouble(uint32_t value);
 struct exec_sessions;
 
 int exec_sessions_create(struct exec_sessions **out, struct loop *loop, struct agent *agent,
-                         struct nido_error *err);
+                         const struct job_flags *flags, struct nido_error *err);
 void exec_sessions_destroy(struct exec_sessions *sessions); /* takes NULL */
 
 /* Takes a copy of `fd` to go on with. */

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "cli/cli.h"
+#include "cli/environment.h"
 #include "cli/exec.h"
 #include "cli/kernels.h"
 #include "cli/rundir.h"
@@ -322,29 +323,14 @@ static void on_started(void *self)
 static const struct agent_job_ops job_ops = {
     .stream = on_stream, .started = on_started, .ended = on_ended};
 
-/* NAME alone takes the value that it has here. */
 static char **environment(const struct job_flags *flags)
 {
-    char **env = calloc(flags->env_count + 2, sizeof(*env));
-    unsigned count = 0;
-    const char *terminal = getenv("TERM");
-    for (unsigned i = 0; env && i < flags->env_count; i++) {
-        const char *text = flags->env[i], *value = getenv(text);
-        if (strchr(text, '='))
-            env[count++] = strdup(text);
-        else if (value && asprintf(&env[count], "%s=%s", text, value) > 0)
-            count++;
-    }
-    if (env && flags->tty && terminal && asprintf(&env[count], "TERM=%s", terminal) < 0)
-        env[count] = NULL;
-    return env;
-}
-
-static void free_environment(char **env)
-{
-    for (unsigned i = 0; env && env[i]; i++)
-        free(env[i]);
-    free(env);
+    const char *given[JOB_ENV_MAX + 1];
+    unsigned count = flags->env_count;
+    memcpy(given, flags->env, count * sizeof(given[0]));
+    if (flags->tty)
+        given[count++] = "TERM";
+    return environment_make(json_object_get(flags->made.config, "env"), given, count);
 }
 
 static void on_called(void *self)
@@ -363,7 +349,8 @@ static void on_ready(void *self)
     if (flags->tty)
         ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
     const struct agent_command command = {
-        .flags = flags->tty ? COMMAND_TTY : COMMAND_STDIN,
+        .flags = (flags->tty ? COMMAND_TTY : COMMAND_STDIN) |
+                 (flags->made.directory ? COMMAND_MAKE_DIRECTORY : 0),
         .rows = size.ws_row,
         .columns = size.ws_col,
         .argv = flags->command,
@@ -376,7 +363,7 @@ static void on_ready(void *self)
         streams_divert(&job->streams, job->nowhere_fd);
     if (agent_run(job->agent, &command, &job_ops, job, &job->number, &err) < 0)
         on_broken(job, err.text, false);
-    free_environment(env);
+    environment_free(env);
 }
 
 static const struct agent_ops agent_ops = {
@@ -394,7 +381,7 @@ int job_start(struct job *job, struct loop *loop, struct stream_keys *keys, bool
     if (detached && job->nowhere_fd < 0)
         return error_errno(err, errno, "cannot open /dev/null");
     int ret = agent_create(&job->agent, loop, job->vsock_path, &job->setup, &agent_ops, job, err);
-    return ret < 0 ? ret : exec_sessions_create(&job->exec, loop, job->agent, err);
+    return ret < 0 ? ret : exec_sessions_create(&job->exec, loop, job->agent, job->flags, err);
 }
 
 void job_destroy(struct job *job)

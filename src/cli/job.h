@@ -15,14 +15,24 @@
 #include "host/stream.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <nido/machine.h>
 #include <stdint.h>
 
 #define JOB_ENV_MAX 64u
 
+/* What an archive or image became: see roots.h. */
+struct made_root {
+    char path[PATH_MAX];
+    json_t *config;  /* what the image says of its command; NULL: it is no image */
+    char **argv;     /* of that command; the texts are the configuration's or the caller's */
+    char *directory; /* where it starts; NULL: the image does not say */
+};
+
 struct job_flags {
     const char *root; /* NULL: no job */
-    char **command;   /* NULL: none was given */
+    struct made_root made;
+    char **command; /* NULL: none was given */
     const char *env[JOB_ENV_MAX];
     unsigned env_count;
     const char *directory, *user; /* NULL: the root's own */

@@ -15,6 +15,11 @@ static struct job_flags *flags_of(struct config *config)
     return &container_of(config, struct run_flags, config)->job;
 }
 
+bool job_root_is_oci(const char *root)
+{
+    return strncmp(root, JOB_OCI, strlen(JOB_OCI)) == 0;
+}
+
 int job_set_root(struct config *config, char *value, struct nido_error *err)
 {
     flags_of(config)->root = value;
@@ -88,7 +93,7 @@ int job_check_flags(const struct run_flags *flags, struct nido_error *err)
     const struct job_flags *job = &flags->job;
     if (!job->root)
         return check_without_root(job, err);
-    if (!job->command || !job->command[0])
+    if (!job_root_is_oci(job->root) && (!job->command || !job->command[0]))
         return error_set(err, EINVAL, "--root %s: say what to run there: -- COMMAND [ARGUMENT]...",
                          job->root);
     if (flags->restart_on_reboot || flags->restart_on_panic)

@@ -6,6 +6,11 @@
 
 #include "cli/run_flags.h"
 
+#define JOB_OCI "oci:"
+
+/* Whether it is an image, which may say itself what to run. */
+bool job_root_is_oci(const char *root);
+
 int job_set_root(struct config *config, char *value, struct nido_error *err);
 int job_set_env(struct config *config, char *value, struct nido_error *err);
 int job_set_directory(struct config *config, char *value, struct nido_error *err);

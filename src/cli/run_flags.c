@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "cli/image_config.h"
 #include "cli/job_flags.h"
 
 #include <errno.h>
@@ -99,7 +100,7 @@ static int set_log(struct config *config, char *value, struct nido_error *err)
 const struct config_key run_keys[] = {
     {.name = "root",
      .type = CONFIG_TEXT,
-     .value = "DIR|IMAGE",
+     .value = "DIR|FILE|oci:DIR[:TAG]",
      .help = "runs the command behind -- on this root",
      .common = true,
      .set = job_set_root},
@@ -276,5 +277,6 @@ int run_flags_parse(struct run_flags *flags, int argc, char **argv, struct nido_
 
 void run_flags_finish(struct run_flags *flags)
 {
+    image_config_finish(&flags->job);
     config_finish(&flags->config);
 }

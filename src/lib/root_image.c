@@ -28,10 +28,6 @@ static const struct {
     {0x10040, 8, "_BHRfS_M", NULL, "a btrfs image"},
     {0x200, 8, "EFI PART", NULL, "a disk with partitions; take the root's partition out of it"},
     {0x1fe, 2, "\x55\xaa", NULL, "a disk with partitions; take the root's partition out of it"},
-    {0x101, 5, "ustar", NULL, "a tar archive; unpack it, or make an image of it: mke2fs -d"},
-    {0, 2, "\x1f\x8b", NULL, "a gzip file; unpack it first with gunzip"},
-    {0, 6, "\xfd\x37zXZ\0", NULL, "an xz file; unpack it first with unxz"},
-    {0, 4, "\x28\xb5\x2f\xfd", NULL, "a zstd file; unpack it first with unzstd"},
     {0, 4, "0707", NULL, "a cpio archive; give it as --initrd, with --kernel"},
     {0, 4,
      "\x7f"
@@ -39,22 +35,68 @@ static const struct {
      NULL, "a program or kernel"},
 };
 
+/* What tar archives come packed in. */
+static const struct {
+    unsigned length;
+    const char *bytes;
+} packers[] = {
+    {2, "\x1f\x8b"},
+    {6, "\xfd\x37zXZ\0"},
+    {4, "\x28\xb5\x2f\xfd"},
+    {3, "BZh"},
+};
+
+#define TAR_BLOCK_BYTES    512u
+#define TAR_CHECKSUM_AT    148u
+#define TAR_CHECKSUM_BYTES 8u
+
+/* The first header's sum (POSIX.1-2001, ustar Interchange Format), which the old format without a magic
+ * has too. No other kind of file has it right. */
+static bool is_tar(const uint8_t *head, size_t length)
+{
+    unsigned sum = 0, found = 0, digits = 0;
+    if (length < TAR_BLOCK_BYTES)
+        return false;
+    for (unsigned i = 0; i < TAR_BLOCK_BYTES; i++)
+        sum += i - TAR_CHECKSUM_AT < TAR_CHECKSUM_BYTES ? (unsigned)' ' : head[i];
+    const uint8_t *at = head + TAR_CHECKSUM_AT, *end = at + TAR_CHECKSUM_BYTES;
+    while (at < end && *at == ' ')
+        at++;
+    for (; at < end && *at >= '0' && *at <= '7'; at++, digits++)
+        found = found << 3 | (unsigned)(*at - '0');
+    return digits && sum == found;
+}
+
+static bool is_packed(const uint8_t *head, size_t length)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(packers); i++)
+        if (length > packers[i].length && memcmp(head, packers[i].bytes, packers[i].length) == 0)
+            return true;
+    return false;
+}
+
 static int recognise(const uint8_t *head, size_t length, struct root_image *image,
                      struct nido_error *err)
 {
+    if (is_tar(head, length) || is_packed(head, length)) {
+        *image = (struct root_image){.kind = ROOT_TAR};
+        return 0;
+    }
     for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++) {
         if (kinds[i].at + kinds[i].length > length ||
             memcmp(head + kinds[i].at, kinds[i].bytes, kinds[i].length) != 0)
             continue;
         if (!kinds[i].fstype)
-            return error_set(err, EINVAL, "this is %s; a root is an ext4, erofs or squashfs image",
+            return error_set(err, EINVAL,
+                             "this is %s; a root is a directory, an ext4, erofs or squashfs "
+                             "image, or a tar archive",
                              kinds[i].sentence);
         *image = (struct root_image){.kind = ROOT_IMAGE, .fstype = kinds[i].fstype};
         return 0;
     }
     return error_set(err, EINVAL,
-                     "this is no file system that nido knows; a root is an ext4, erofs "
-                     "or squashfs image");
+                     "this is no file system that nido knows; a root is a directory, an ext4, "
+                     "erofs or squashfs image, or a tar archive");
 }
 
 int root_image_recognise(const char *path, struct root_image *image, struct nido_error *err)

@@ -6,14 +6,14 @@
 
 #include "base/error.h"
 
-enum root_kind { ROOT_DIRECTORY, ROOT_IMAGE };
+enum root_kind { ROOT_DIRECTORY, ROOT_IMAGE, ROOT_TAR };
 
 struct root_image {
     enum root_kind kind;
     const char *fstype; /* of a ROOT_IMAGE: "ext4", "erofs" or "squashfs" */
 };
 
-/* -EINVAL: it is something else, which the sentence names. */
+/* A ROOT_TAR is a tar archive, or a packed file that may be one: somebody has to look into it. -EINVAL: it is something else, which the sentence names. */
 int root_image_recognise(const char *path, struct root_image *image, struct nido_error *err);
 
 #endif

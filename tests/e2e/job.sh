@@ -519,9 +519,6 @@ test_mistakes_are_named() {
     expect_err 'no firmware .* say --root root.ext4 -- COMMAND'
     refused
     expect_err 'kernel is needed.* say --root'
-    tar -cf root.tar -C home .
-    refused --root root.tar -- true
-    expect_err 'root\.tar: this is a tar archive'
     refused --root nowhere -- true
     expect_err 'nowhere: cannot be opened: No such file'
     refused --root root.ext4 --kernel "$kernel" -- true
