@@ -2,6 +2,7 @@
 /* nido kernel: the kernels that `nido run --root` starts guests with. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/kernel_package.h"
 #include "cli/kernels.h"
 
 #include <string.h>
@@ -14,10 +15,18 @@ static int fail(const struct nido_error *err)
 
 static int usage(void)
 {
-    log_error("usage: nido kernel add [FILE [--modules DIR] | host]\n"
+    log_error("usage: nido kernel add [FILE [--modules DIR] | PACKAGE.deb... | host]\n"
               "       nido kernel ls\n"
               "       nido kernel default|rm NAME");
     return EXIT_NIDO_FAILED;
+}
+
+static bool are_packages(int argc, char **argv)
+{
+    bool all = argc > 0;
+    for (int i = 0; all && i < argc; i++)
+        all = kernel_is_package(argv[i]);
+    return all;
 }
 
 static int add(int argc, char **argv)
@@ -26,9 +35,14 @@ static int add(int argc, char **argv)
     struct nido_error err;
     bool host = argc == 0 || (argc == 1 && strcmp(argv[0], "host") == 0);
     bool with_modules = argc == 3 && strcmp(argv[1], "--modules") == 0;
-    if (!host && argc != 1 && !with_modules)
+    bool packages = !host && !with_modules && are_packages(argc, argv);
+    int ret;
+    if (!host && argc != 1 && !with_modules && !packages)
         return usage();
-    int ret = host ? kernels_add_host(name, &err)
+    if (packages)
+        ret = kernel_package_add(argv, (unsigned)argc, name, &err);
+    else
+        ret = host ? kernels_add_host(name, &err)
                    : kernels_add_file(argv[0], with_modules ? argv[2] : NULL, name, &err);
     if (ret < 0)
         return fail(&err);

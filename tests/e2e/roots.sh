@@ -230,3 +230,36 @@ test_damaged_images_are_refused_and_leave_nothing() {
     same "$(images)" 0 images
     nothing_left
 }
+
+# make_package FILE ARCHITECTURE: of the bed's own kernel; as in Debian's, its modules are not indexed.
+make_package() {
+    local version modules
+    version=$(uname -r)
+    modules=package/lib/modules/$version
+    mkdir -p package/{DEBIAN,boot,lib/modules}
+    [[ -e package/boot/vmlinuz-$version ]] || cp "/boot/vmlinuz-$version" package/boot/
+    [[ -e $modules ]] || cp -r "/lib/modules/$version" package/lib/modules/
+    rm -f "$modules"/modules.{dep,dep.bin,alias,alias.bin,symbols,symbols.bin,softdep,devname}
+    printf 'Package: linux-image-test\nVersion: 1\nArchitecture: %s\nMaintainer: x <x@x>\nDescription: x\n' "$2" >package/DEBIAN/control
+    dpkg-deb -Znone --root-owner-group -b package "$1" >/dev/null
+}
+
+test_kernel_comes_out_of_a_package() {
+    prepare
+    local version
+    version=$(uname -r)
+    make_package kernel.deb "$(goarch)"
+    same "$(as_user nido kernel add kernel.deb)" "$version" 'what was added'
+    same "$(as_user nido kernel ls)" "$version  (default)" kernels
+    same "$(find home -maxdepth 1 -mindepth 1 ! -name data)" '' 'what is left in TMPDIR'
+    tar -cf root.tar -C tree .
+    job root.tar -- uname -r
+    expect_status 0
+    expect_out "$version"
+    make_package foreign.deb sparc64
+    status=0
+    as_user nido kernel add foreign.deb >out 2>err || status=$?
+    expect_status 125
+    expect_err "foreign\.deb: the package linux-image-test is for sparc64, and this host runs $(goarch)"
+    same "$(find home -maxdepth 1 -mindepth 1 ! -name data ! -name .cache)" '' 'what is left in TMPDIR'
+}
