@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -127,6 +128,23 @@ static void remove_entry(const char *path)
     if (listing)
         closedir(listing);
     rmdir(path);
+}
+
+int kernel_store_lock(struct nido_error *err)
+{
+    char store[PATH_MAX];
+    int ret = kernel_store_path(store, err);
+    if (ret == 0)
+        ret = make_directories(store, err);
+    if (ret < 0)
+        return ret;
+    own_fd int fd = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "%s: cannot be opened", store);
+    do
+        ret = flock(fd, LOCK_EX);
+    while (ret < 0 && errno == EINTR);
+    return ret < 0 ? error_errno(err, errno, "%s: cannot be locked", store) : own_take_fd(&fd);
 }
 
 /* ---- entries ---- */

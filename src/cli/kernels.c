@@ -2,6 +2,7 @@
 #include "cli/kernels.h"
 
 #include "base/log.h"
+#include "base/own.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -63,6 +64,20 @@ int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAM
     return ret < 0 ? error_prefix(err, "kernel %s", path) : 0;
 }
 
+/* Jobs that start at once on a new host all come here. */
+static int add_the_first(char name[KERNEL_NAME_BYTES], struct nido_error *err)
+{
+    own_fd int lock_fd = kernel_store_lock(err);
+    if (lock_fd < 0)
+        return lock_fd;
+    if (kernel_store_default(name, NULL) == 0)
+        return 0;
+    int ret = kernels_add_host(name, err);
+    if (ret == 0)
+        log_info("kernel %s: added to nido's kernels", name);
+    return ret;
+}
+
 int kernels_choose(const char *wanted, struct stored_kernel *kernel, struct nido_error *err)
 {
     char name[KERNEL_NAME_BYTES];
@@ -74,10 +89,7 @@ int kernels_choose(const char *wanted, struct stored_kernel *kernel, struct nido
                          wanted, wanted);
     if (wanted)
         return kernel_store_find(wanted, kernel, err);
-    if (kernel_store_default(name, NULL) < 0) {
-        ret = kernels_add_host(name, err);
-        if (ret == 0)
-            log_info("kernel %s: added to nido's kernels", name);
-    }
+    if (kernel_store_default(name, NULL) < 0)
+        ret = add_the_first(name, err);
     return ret < 0 ? ret : kernel_store_find(name, kernel, err);
 }
