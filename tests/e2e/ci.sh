@@ -212,12 +212,15 @@ test_two_jobs_at_once_do_not_meet() {
         new_job $name
         echo "echo ready; echo I am $name >/tmp/name; until [ -e /tmp/go ]; do sleep 0.2; done; cat /tmp/name" >$name/build_script
     done
-    # The first kernel is taken in once.
-    as_user nido kernel add
-    CUSTOM_ENV_CI_JOB_ID=5 start_job one
-    local first=$pid
-    # The same number: another project's variable may say so.
+    # The same number: another project's variable may say so. And they are the first ones on this host, so both look for a
+    # kernel to take in.
+    CUSTOM_ENV_CI_JOB_ID=5 run_job one &
+    local first=$!
     CUSTOM_ENV_CI_JOB_ID=5 start_job two
+    until grep -qs ready one/trace*; do
+        kill -0 $first 2>/dev/null || { cat one/trace* && fail 'the first has ended before it was ready'; }
+        sleep 0.1
+    done
     same "$(as_user nido ps --json | jq length)" 2 'machines'
     for name in $(as_user nido ps --json | jq -r '.[].name'); do as_user nido exec "$name" -- touch /tmp/go; done
     wait $first $pid
@@ -263,6 +266,14 @@ test_stages_out_of_order_do_no_harm() {
     stage cleanup
     expect_status 0
     same "$(ls -A tmp/job)" '' 'what is left of the job'
+    # A prepare that takes too long gets a signal, and its machine goes with it.
+    as='exec' as_user env TMPDIR="$PWD/tmp/job" BUILD_FAILURE_EXIT_CODE=31 SYSTEM_FAILURE_EXIT_CODE=32 ./driver prepare >out 2>err &
+    until compgen -G 'run/nido/*.sock' >/dev/null; do sleep 0.05; done
+    kill -TERM $!
+    status=0
+    wait $! || status=$?
+    expect_status 31
+    rm tmp/job/nido.*
     # A directory that others can write to could hold anybody's names.
     chmod 777 tmp/job
     stage prepare
