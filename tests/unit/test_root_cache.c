@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/root_cache.h"
+
+#include "base/own.h"
+#include "cmocka_nido.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+
+#define KEY "1-sha256-00"
+
+static char home[64];
+static bool no_nameless_files;
+
+/* A file system that has no files without a name, such as NFS. The linker sends calls here. */
+int __real_openat64(int directory_fd, const char *path, int flags, ...);
+int __wrap_openat64(int directory_fd, const char *path, int flags, ...);
+
+int __wrap_openat64(int directory_fd, const char *path, int flags, ...)
+{
+    va_list arguments;
+    va_start(arguments, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
+    va_end(arguments);
+    if (no_nameless_files && (flags & O_TMPFILE) == O_TMPFILE) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return __real_openat64(directory_fd, path, flags, mode);
+}
+
+static int set_up(void **state)
+{
+    strcpy(home, "/tmp/nido-roots-XXXXXX");
+    assert_non_null(mkdtemp(home));
+    setenv("XDG_CACHE_HOME", home, 1);
+    no_nameless_files = false;
+    return 0;
+}
+
+static int set_up_without_nameless_files(void **state)
+{
+    set_up(state);
+    no_nameless_files = true;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf %s", home);
+    assert_int_equal(system(command), 0);
+    return 0;
+}
+
+static void open_cache(struct root_cache *cache)
+{
+    assert_int_equal(root_cache_open(cache, NULL), 0);
+}
+
+static unsigned entries(const struct root_cache *cache)
+{
+    unsigned count = 0;
+    DIR *listing = opendir(cache->directory);
+    assert_non_null(listing);
+    for (struct dirent *entry; (entry = readdir(listing));)
+        count += entry->d_name[0] != '.';
+    closedir(listing);
+    return count;
+}
+
+static void begin(const struct root_cache *cache, struct root_making *making)
+{
+    assert_int_equal(root_cache_begin(cache, making, NULL), 0);
+    assert_int_equal(write(making->fd, "image", 5), 5);
+}
+
+static void root_cache_has_an_image_once_it_is_kept(void **state)
+{
+    own_root_cache struct root_cache cache;
+    struct root_making making, other;
+    char path[PATH_MAX], text[8] = "";
+    open_cache(&cache);
+    begin(&cache, &making);
+    begin(&cache, &other);
+    assert_false(root_cache_find(&cache, KEY, path));
+    assert_int_equal(root_cache_keep(&cache, &making, KEY, path, NULL), 0);
+    root_cache_end(&cache, &making);
+    assert_true(root_cache_find(&cache, KEY, path));
+    /* Whoever made the same meanwhile has it as well. */
+    assert_int_equal(root_cache_keep(&cache, &other, KEY, path, NULL), 0);
+    root_cache_end(&cache, &other);
+    assert_int_equal(entries(&cache), 1);
+    own_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(read(fd, text, sizeof(text)), 5);
+    assert_string_equal(text, "image");
+}
+
+static void root_cache_has_nothing_of_what_is_given_up(void **state)
+{
+    own_root_cache struct root_cache cache;
+    struct root_making making;
+    open_cache(&cache);
+    begin(&cache, &making);
+    root_cache_end(&cache, &making);
+    assert_int_equal(entries(&cache), 0);
+}
+
+/* Leaves what a process that was killed would, and a living one has. */
+static void root_cache_sweeps_what_the_dead_left(void **state)
+{
+    own_root_cache struct root_cache cache, again;
+    struct root_making making;
+    int status;
+    open_cache(&cache);
+    pid_t pid = fork();
+    if (pid == 0) {
+        root_cache_begin(&cache, &making, NULL);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(entries(&cache), no_nameless_files ? 1 : 0);
+    begin(&cache, &making);
+    open_cache(&again);
+    assert_int_equal(entries(&cache), no_nameless_files ? 1 : 0);
+    root_cache_end(&cache, &making);
+    assert_int_equal(entries(&cache), 0);
+}
+
+static void root_cache_remembers_a_file_that_has_settled(void **state)
+{
+    own_root_cache struct root_cache cache, again;
+    struct root_making making;
+    struct stat st;
+    char path[PATH_MAX], key[ROOT_KEY_BYTES];
+    open_cache(&cache);
+    begin(&cache, &making);
+    assert_int_equal(root_cache_keep(&cache, &making, KEY, path, NULL), 0);
+    root_cache_end(&cache, &making);
+    assert_int_equal(stat(path, &st), 0);
+    /* Just written: it could be written again, and look the same. */
+    root_cache_remember(&cache, &st, KEY);
+    assert_false(root_cache_recall(&cache, &st, key));
+    st.st_ctim.tv_sec -= 10;
+    root_cache_remember(&cache, &st, KEY);
+    assert_true(root_cache_recall(&cache, &st, key));
+    assert_string_equal(key, KEY);
+    st.st_mtim.tv_nsec ^= 1;
+    assert_false(root_cache_recall(&cache, &st, key));
+    /* With the image, the memory goes. */
+    assert_int_equal(unlink(path), 0);
+    open_cache(&again);
+    assert_int_equal(entries(&cache), 0);
+}
+
+static void root_cache_trusts_nothing_of_others(void **state)
+{
+    struct nido_error err;
+    own_root_cache struct root_cache cache, again;
+    char path[PATH_MAX], outside[80];
+    open_cache(&cache);
+    snprintf(outside, sizeof(outside), "%s/outside", home);
+    snprintf(path, sizeof(path), "%.200s/" KEY ".squashfs", cache.directory);
+    assert_int_equal(symlink(outside, path), 0);
+    assert_false(root_cache_find(&cache, KEY, path));
+    struct root_making making;
+    begin(&cache, &making);
+    assert_int_equal(root_cache_keep(&cache, &making, KEY, path, &err), -EEXIST);
+    root_cache_end(&cache, &making);
+    assert_int_equal(chmod(cache.directory, 0770), 0);
+    assert_int_equal(root_cache_open(&again, &err), -EPERM);
+    assert_non_null(strstr(err.text, "others may write there"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(root_cache_has_an_image_once_it_is_kept, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(root_cache_has_nothing_of_what_is_given_up, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(root_cache_sweeps_what_the_dead_left, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(root_cache_remembers_a_file_that_has_settled, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(root_cache_trusts_nothing_of_others, set_up, tear_down),
+        {"root_cache_has_an_image_once_it_is_kept_under_a_name",
+         root_cache_has_an_image_once_it_is_kept, set_up_without_nameless_files, tear_down, NULL},
+        {"root_cache_has_nothing_of_what_is_given_up_under_a_name",
+         root_cache_has_nothing_of_what_is_given_up, set_up_without_nameless_files, tear_down,
+         NULL},
+        {"root_cache_sweeps_what_the_dead_left_under_a_name", root_cache_sweeps_what_the_dead_left,
+         set_up_without_nameless_files, tear_down, NULL},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
