@@ -162,7 +162,7 @@ static int layers(char **words, struct nido_error *err)
 
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
 {
-    return remove(path);
+    return unlinkat(AT_FDCWD, path, kind == FTW_DP || kind == FTW_D ? AT_REMOVEDIR : 0);
 }
 
 /* What is unpacked is there until the other end of standard input is closed, by whoever has asked, or by
@@ -190,8 +190,11 @@ static int package(char **words, struct nido_error *err)
         return error_set(err, ENAMETOOLONG, "TMPDIR is too long a path");
     if (!mkdtemp(directory))
         return error_errno(err, errno, "%s cannot be made", directory);
-    package.fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int ret = package.fd < 0 ? error_errno(err, errno, "%s", directory) : 0;
+    int ret = jail_seal(err);
+    if (ret == 0)
+        package.fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (ret == 0 && package.fd < 0)
+        ret = error_errno(err, errno, "%s", directory);
     for (; ret == 0 && *words; words++)
         ret = package_unpack(&package, *words, err);
     if (ret == 0)
@@ -210,12 +213,13 @@ static const struct {
     const char *name;
     int words;
     int (*run)(char **words, struct nido_error *err);
+    bool seals; /* the jail itself, later */
 } commands[] = {
-    {"digest", 1, digest},
-    {"tar", 2, tar},
-    {"image", 2, image},
-    {"layers", 2, layers},
-    {"package", AT_LEAST_ONE, package},
+    {"digest", 1, digest, false},
+    {"tar", 2, tar, false},
+    {"image", 2, image, false},
+    {"layers", 2, layers, false},
+    {"package", AT_LEAST_ONE, package, true},
 };
 
 static bool takes(int words, int given)
@@ -227,7 +231,8 @@ static int run(int argc, char **argv, struct nido_error *err)
 {
     for (size_t i = 0; argc >= 2 && i < sizeof(commands) / sizeof(commands[0]); i++)
         if (strcmp(argv[1], commands[i].name) == 0 && takes(commands[i].words, argc - 2))
-            return commands[i].run(argv + 2, err);
+            return commands[i].seals || jail_seal(err) == 0 ? commands[i].run(argv + 2, err)
+                                                            : -err->code;
     return error_set(err, EINVAL, "nido-unpack is started by nido, for 'nido run --root'");
 }
 
@@ -237,7 +242,7 @@ int main(int argc, char **argv)
     /* Names are bytes to Linux, and UTF-8 to the library where it can choose. */
     if (!setlocale(LC_CTYPE, "C.UTF-8"))
         setlocale(LC_CTYPE, "");
-    if (jail_enter(&err) == 0 && run(argc, argv, &err) == 0)
+    if (jail_limit(&err) == 0 && run(argc, argv, &err) == 0)
         return EXIT_SUCCESS;
     fprintf(stderr, "%s\n", err.text);
     return EXIT_FAILURE;
