@@ -444,13 +444,17 @@ static void drain_console(struct run *run, enum nido_end end)
 {
     const struct loop_source *patience[] = {&run->signals, &run->grace, &run->timeout};
     own_fd int over = epoll_create1(EPOLL_CLOEXEC);
-    if (end == NIDO_STOPPED)
+    /* Nobody reads for a hub any more: what it has taken makes room for the rest. */
+    console_hub_catch_up(run->hub);
+    if (end == NIDO_STOPPED || run->hub)
         set_timer(&run->grace, LAST_WORDS_S);
     for (unsigned i = 0; i < ARRAY_SIZE(patience); i++) {
         struct epoll_event readable = {.events = EPOLLIN};
         epoll_ctl(over, EPOLL_CTL_ADD, patience[i]->fd, &readable);
     }
     machine_drain_console(run->machine, over);
+    /* The next machine, where there is one, is not meant. */
+    timerfd_settime(run->grace.fd, 0, &(const struct itimerspec){0}, NULL);
 }
 
 /* A machine from its first instruction to its last. */

@@ -138,13 +138,18 @@ int console_hub_create(struct console_hub **out, struct loop *loop, int *guest_f
     return 0;
 }
 
+void console_hub_catch_up(struct console_hub *hub)
+{
+    while (hub && take_output(hub))
+        continue;
+}
+
 /* Whole lines, and nothing in them that a terminal would act on. */
 void console_hub_print_end(struct console_hub *hub, FILE *to)
 {
     if (!hub)
         return;
-    while (take_output(hub))
-        continue;
+    console_hub_catch_up(hub);
     uint64_t at = hub->written > END_BYTES ? hub->written - END_BYTES : 0;
     bool in_line = false, is_whole = at == 0;
     if (hub->written)

@@ -20,6 +20,8 @@ struct console_hub;
 /* *guest_fd is the end for the machine's console stream, the caller's. */
 int console_hub_create(struct console_hub **out, struct loop *loop, int *guest_fd,
                        struct nido_error *err);
+/* Takes what the guest has written: for when the loop does not run any more. Takes NULL. */
+void console_hub_catch_up(struct console_hub *hub);
 /* For a person: the last lines that the guest's kernel wrote, nothing where there are none. Once the machine has
  * stopped. */
 void console_hub_print_end(struct console_hub *hub, FILE *to);

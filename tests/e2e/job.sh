@@ -280,6 +280,10 @@ test_machine_that_is_gone_has_its_own_end() {
     job --result result.json -- sh -c 'poweroff -f; sleep 1000'
     expect_status 123
     same "$(result reason)" powered-off 'a machine that is gone'
+    # With more on its console than anybody has read.
+    job --result result.json -- sh -c 'yes >/dev/console & sleep 3; poweroff -f; sleep 1000'
+    expect_status 123
+    same "$(result reason)" powered-off 'a machine that is gone in the middle of a word'
 }
 
 test_closed_output_ends_the_job() {
