@@ -86,14 +86,13 @@ static void put_content(struct packer *packer, int fd, uint64_t size)
 
 static void put_entry(struct packer *packer, struct tar_entry *entry, const struct stat *st)
 {
-    uint8_t header[TAR_HEADER_BYTES];
     entry->mode = st->st_mode & 07777;
     entry->uid = st->st_uid;
     entry->gid = st->st_gid;
     entry->size = entry->kind == TAR_FILE ? (uint64_t)st->st_size : 0;
     entry->mtime_s = st->st_mtim.tv_sec;
     entry->mtime_ns = (uint32_t)st->st_mtim.tv_nsec;
-    put(packer, header, tar_put(entry, header));
+    put(packer, packer->header, tar_put(entry, packer->header));
 }
 
 static void pack_one(struct packer *packer, struct tar_entry *entry, int directory,

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define STREAM_BYTES (1u << 20)
+#define STREAM_BYTES (4u << 20)
 
 static struct bench {
     char directory[64];
@@ -207,6 +207,26 @@ static void what_cannot_be_copied_is_named_and_the_rest_comes(void **state)
     shell("test -f to/file && test ! -e to/pipe");
     assert_int_equal(pack_up("from/none"), 1);
     assert_string_equal(bench.complaint, "from/none: No such file or directory");
+}
+
+/* On half the stack that most programs get, or as deep as there are descriptors. */
+static void deep_trees_need_no_deep_stack(void **state)
+{
+    char part[8] = "from";
+    unsigned depth = 0;
+    struct rlimit files, stack, small;
+    getrlimit(RLIMIT_NOFILE, &files);
+    getrlimit(RLIMIT_STACK, &stack);
+    small = (struct rlimit){4u << 20, stack.rlim_max};
+    files.rlim_cur = files.rlim_max < 1100 ? files.rlim_max : 1100;
+    setrlimit(RLIMIT_NOFILE, &files);
+    setrlimit(RLIMIT_STACK, &small);
+    for (; depth < 1000 && depth + 40 < files.rlim_cur; depth++, strcpy(part, "d"))
+        assert_true(mkdir(part, 0755) == 0 && chdir(part) == 0);
+    assert_int_equal(chdir(bench.directory), 0);
+    assert_int_equal(pack_up("from"), 0);
+    setrlimit(RLIMIT_STACK, &stack);
+    assert_true(bench.length > depth * TAR_BLOCK_BYTES);
 }
 
 static void load_stream(const char *command)
@@ -451,6 +471,7 @@ int main(void)
         TEST(what_is_inside_travels_without_a_name),
         TEST(upper_mode_bits_come_when_asked_for_alone),
         TEST(what_cannot_be_copied_is_named_and_the_rest_comes),
+        TEST(deep_trees_need_no_deep_stack),
         TEST(archives_of_gnu_tar_are_read),
         TEST(gnu_tar_reads_what_is_written),
         TEST(nothing_is_written_outside),
