@@ -61,3 +61,16 @@ build_boot() {
         "${pack[@]}" "${tree[@]}" --init "$top/tests/bed/guest-init" "$2/guest.img" "${modules[@]}" &&
         "${pack[@]}" --applets 'sh mount reboot' --init "$top/tests/bed/plain-init" "$2/plain.img"
 }
+
+# toolchain_image: sets toolchain_dir (root.ext4): a Debian that can build nido and run its unit tests.
+toolchain_image() {
+    local packages
+    mapfile -t packages < <("$top/scripts/setup" --list | grep -e '-dev$')
+    packages+=(gcc meson ninja-build pkg-config python3-minimal)
+    toolchain_dir=$(cache_dir)/toolchain-$(key_of "${packages[*]}" "$top/tests/bed/rootfs" "$top/scripts/archive.sh" /etc/os-release)
+    [[ -d $toolchain_dir ]] || say "building a Debian with a compiler, once (a minute)"
+    cached "$toolchain_dir" build_toolchain "${packages[@]}"
+}
+
+# build_toolchain PACKAGE... DIR
+build_toolchain() { "$top/tests/bed/rootfs" --size 2G "${@: -1}/root.ext4" "${@:1:$#-1}"; }
