@@ -18,12 +18,39 @@ struct header {
 
 _Static_assert(sizeof(struct header) == TAR_BLOCK_BYTES, "a header is a block");
 
+/* Of the UTF-8 character there; 0: it is none, or one that a terminal acts on: C0 and C1 controls, and
+ * what turns a line's direction or ends it (U+2028 to U+202E, U+2066 to U+2069). */
+static size_t harmless_bytes(const char *text)
+{
+    const uint8_t *at = (const uint8_t *)text;
+    if (at[0] < 0x80)
+        return at[0] >= ' ' && at[0] != 0x7f;
+    unsigned more = at[0] >= 0xf0 ? 3 : at[0] >= 0xe0 ? 2 : 1;
+    if (at[0] < 0xc2 || at[0] > 0xf4)
+        return 0;
+    uint32_t character = at[0] & (0x3fu >> more);
+    for (unsigned i = 1; i <= more; i++) {
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+        character = character << 6 | (at[i] & 0x3f);
+    }
+    bool acts = character < 0xa0 || (character >= 0x2028 && character <= 0x202e) ||
+                (character >= 0x2066 && character <= 0x2069);
+    /* Too long for what it says, a surrogate, or beyond Unicode. */
+    bool wrong = (more == 2 && character < 0x800) || (more == 3 && character < 0x10000) ||
+                 (character >= 0xd800 && character <= 0xdfff) || character > 0x10ffff;
+    return acts || wrong ? 0 : more + 1;
+}
+
 void tar_explain(char why[TAR_WHY_BYTES], const char *path, const char *text)
 {
-    snprintf(why, TAR_WHY_BYTES, "%.350s%s%.150s", path, *path ? ": " : "", text);
-    for (char *at = why; *at; at++)
-        if ((unsigned char)*at < ' ' || *at == 0x7f)
+    snprintf(why, TAR_WHY_BYTES, "%.350s%s%s", path, *path ? ": " : "", text);
+    for (char *at = why; *at;) {
+        size_t bytes = harmless_bytes(at);
+        if (!bytes)
             *at = '?';
+        at += bytes ? bytes : 1;
+    }
 }
 
 static unsigned checksum_of(const struct header *header)

@@ -218,8 +218,10 @@ static int fill_file(struct unpacking *unpacking, int fd)
     while ((n = tar_read(unpacking->reader, unpacking->buffer, BUFFER_BYTES)) > 0)
         if (!write_all(fd, unpacking->buffer, (size_t)n))
             return fail_errno(unpacking);
-    if (n < 0)
-        return fail(unpacking, unpacking->reader->why);
+    if (n < 0) {
+        tar_explain(unpacking->why, "", unpacking->reader->why); /* with the path */
+        return -1;
+    }
     if (fchmod(fd, unpacking->reader->entry.mode & unpacking->rules->mode_mask) < 0)
         return fail_errno(unpacking);
     futimens(fd, times);

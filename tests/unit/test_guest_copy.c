@@ -432,6 +432,38 @@ static void a_file_that_finds_no_room_is_named(void **state)
     assert_string_equal(bench.why, "from/sub dir/deep/big: File too large");
 }
 
+static void messages_do_nothing_to_a_terminal(void **state)
+{
+    static const char *const names[][2] = {
+        {"\033[2J\r\n\x7f", "?[2J???"},
+        {"\x9b\x32J", "?2J"},           /* CSI in 8 bits */
+        {"\xc2\x9b\x32J", "??2J"},      /* and in UTF-8 */
+        {"\xc1\x9b \xc0\x9b", "?? ??"}, /* or longer than it has to be */
+        {"\xe0\x82\x9b", "???"},        /* the same */
+        {"\xe2\x80\xae"
+         "txt",
+         "???txt"}, /* from right to left */
+        {"\xed\xa0\x80 \xf5\x80", "??? ??"},
+        {"\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80"},
+        {"cut \xe2\x82", "cut ??"},
+    };
+    char expected[TAR_WHY_BYTES], name[TAR_PATH_BYTES] = "";
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        tar_explain(bench.why, names[i][0], "words");
+        snprintf(expected, sizeof(expected), "%s: words", names[i][1]);
+        assert_string_equal(bench.why, expected);
+    }
+    /* However long the name, the words are there, and the name once. */
+    memset(name, 'x', 200);
+    shell("mkdir to");
+    begin_stream();
+    add(TAR_FILE, name, "text", 0644);
+    bench.length -= TAR_BLOCK_BYTES;
+    assert_int_equal(unpack_to("to", NULL, 01777), -1);
+    snprintf(expected, sizeof(expected), "%s: the stream ends too soon", name);
+    assert_string_equal(bench.why, expected);
+}
+
 static void places_are_told_apart(void **state)
 {
     struct unpack_place place;
@@ -482,6 +514,7 @@ int main(void)
         TEST(every_broken_stream_has_its_error),
         TEST(extended_headers_that_lie_are_refused),
         TEST(a_file_that_finds_no_room_is_named),
+        TEST(messages_do_nothing_to_a_terminal),
         TEST(places_are_told_apart),
         TEST(names_travel_as_their_last_part),
     };
