@@ -107,17 +107,35 @@ static int name_temporary(const char *path, char temporary[PATH_MAX], struct nid
     return 0;
 }
 
+/* Made anew: its directory may be one that a guest can write to, which knows the name and puts a link there. */
+static int open_temporary(const char *temporary)
+{
+    unlink(temporary);
+    return open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+}
+
 int result_check(const char *path, struct nido_error *err)
 {
     char temporary[PATH_MAX];
     int ret = name_temporary(path, temporary, err);
     if (ret < 0)
         return ret;
-    own_fd int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    own_fd int fd = open_temporary(temporary);
     if (fd < 0)
         return error_errno(err, errno, "result %s: cannot be written", path);
     unlink(temporary);
     return 0;
+}
+
+static int dump(const json_t *json, const char *temporary)
+{
+    own_fd int fd = open_temporary(temporary);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (!file)
+        return -1;
+    own_take_fd(&fd);
+    int ret = json_dumpf(json, file, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    return fclose(file) == 0 ? ret : -1;
 }
 
 int result_write_json(const char *path, json_t *json, struct nido_error *err)
@@ -128,7 +146,7 @@ int result_write_json(const char *path, json_t *json, struct nido_error *err)
         json_decref(json);
         return ret;
     }
-    ret = json ? json_dump_file(json, temporary, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : -1;
+    ret = json ? dump(json, temporary) : -1;
     json_decref(json);
     if (ret == 0)
         ret = rename(temporary, path);

@@ -257,6 +257,25 @@ static void the_result_file_says_how_it_ended(void **state)
     }
 }
 
+/* A guest that can write to the result's directory knows the name that it has at first. */
+static void a_link_in_the_results_way_is_not_followed(void **state)
+{
+    char option[96], path[80], way[96], other[80];
+    snprintf(path, sizeof(path), "%s/result", directory);
+    snprintf(option, sizeof(option), "--result=%s", path);
+    snprintf(other, sizeof(other), "%s/other", directory);
+    runner_start(&r, "spin", ARGS(option, "--grace=0"));
+    assert_true(runner_wait_for(&r, "spinning"));
+    snprintf(way, sizeof(way), "%s.%ld", path, (long)r.pid);
+    assert_int_equal(symlink(other, way), 0);
+    kill(r.pid, SIGTERM);
+    runner_finish(&r);
+    assert_int_equal(access(other, F_OK), -1);
+    json_t *result = json_load_file(path, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(result, "code")), 143);
+    json_decref(result);
+}
+
 static void the_trace_is_json_with_steps_and_exits(void **state)
 {
     char option[96], path[80];
@@ -329,6 +348,7 @@ int main(void)
         cmocka_unit_test(the_result_files_peak_memory_is_nidos_own),
         cmocka_unit_test(a_result_that_cannot_be_written_is_told_at_the_start),
         cmocka_unit_test(a_machine_that_cannot_start_leaves_a_result),
+        cmocka_unit_test(a_link_in_the_results_way_is_not_followed),
         cmocka_unit_test(the_trace_is_json_with_steps_and_exits),
         cmocka_unit_test(the_timeline_names_the_steps),
         cmocka_unit_test(the_pidfile_lives_as_long_as_the_machine),
