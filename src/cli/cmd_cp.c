@@ -18,7 +18,6 @@
 #define EXIT_NOT_COPIED 1
 #define PERMISSIONS     01777
 #define ALL_MODES       07777
-#define SOURCES_MAX     256u
 
 struct copy {
     const char *user;
