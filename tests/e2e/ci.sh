@@ -192,6 +192,27 @@ test_images_are_names_and_no_paths() {
     expect_nothing_left
 }
 
+test_image_with_a_tag_is_one_of_a_layout() {
+    prepare
+    make_tree tree
+    tar -cf tree.tar -C tree .
+    "$here/oci_layout.py" roots/tools "$(case $NIDO_ARCH in x86_64) echo amd64 ;; *) echo arm64 ;; esac)" \
+        '{"Env": ["GREETING=hello"]}' 1.2 tree.tar
+    chown -R nobody: roots
+    new_job one
+    echo 'echo "$GREETING from the image"' >one/build_script
+    CUSTOM_ENV_CI_JOB_IMAGE=tools:1.2 run_job one
+    expect_end one success
+    expect_trace one 'hello from the image'
+    local image
+    for image in tools:1x2 tools: tools:1.2:1.2; do
+        new_job "$image"
+        CUSTOM_ENV_CI_JOB_IMAGE=$image run_job "$image"
+        expect_end "$image" 'script 1'
+    done
+    expect_nothing_left
+}
+
 test_root_that_does_not_start_is_told_and_tried_again() {
     prepare
     mkdir roots/bare
@@ -273,7 +294,7 @@ test_stages_out_of_order_do_no_harm() {
     status=0
     wait $! || status=$?
     expect_status 31
-    rm tmp/job/nido.*
+    stage cleanup
     # A directory that others can write to could hold anybody's names.
     chmod 777 tmp/job
     stage prepare
