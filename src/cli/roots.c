@@ -41,7 +41,7 @@ static int start_writing(struct making *making, const char *sqfstar, int stream_
                          const struct attributes *root, struct nido_error *err)
 {
     const int fds[HELPER_FDS] = {stream_fd, -1, -1, making->image.fd};
-    /* lz4 takes a sixth of the time that zstd takes, and is in the kernels of distributions as well. */
+    /* lz4 is the quickest to pack and to read, and is in the kernels of distributions. */
     return helper_start(&making->write, sqfstar,
                         WORDS("sqfstar", "-quiet", "-no-progress", "-force", "-comp", "lz4",
                               "-root-mode", root->mode, "-root-uid", root->uid, "-root-gid",
