@@ -73,4 +73,4 @@ toolchain_image() {
 }
 
 # build_toolchain PACKAGE... DIR
-build_toolchain() { "$top/tests/bed/rootfs" --size 2G "${@: -1}/root.ext4" "${@:1:$#-1}"; }
+build_toolchain() { "$top/tests/bed/rootfs" --size 2G "${!#}/root.ext4" "${@:1:$#-1}"; }
