@@ -5,10 +5,10 @@
  */
 #include "firmware/guest/protocol.h"
 
+#include "fuzz.h"
+
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* All ways to read a payload; what is read must lie within it. */
 static void read_payload(const struct frame *frame, uint8_t choices)

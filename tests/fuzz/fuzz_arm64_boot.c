@@ -14,12 +14,12 @@
 #include "firmware/boot.h"
 #include "tests/unit/image_builder.h"
 
+#include "fuzz.h"
+
 #include <libfdt.h>
 #include <stdlib.h>
 
 #define RAM_BYTES (8 * MIB)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void change(struct blob *image, const uint8_t *data, size_t size)
 {

@@ -12,11 +12,11 @@
 #include "firmware/boot.h"
 #include "tests/unit/image_builder.h"
 
+#include "fuzz.h"
+
 #include <stdlib.h>
 
 #define RAM_BYTES (20 * MIB)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Small offsets in the file make small images, and so many runs a second. */
 static const struct image_elf layout = {

@@ -12,32 +12,13 @@
 #include "base/own.h"
 #include "config/config.h"
 
+#include "fuzz.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define DEPTH_MAX 4
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static uint8_t take(struct input *input)
-{
-    if (!input->left)
-        return 0;
-    input->left--;
-    return *input->at++;
-}
 
 /* ---- a file made of bytes ---- */
 
@@ -46,7 +27,7 @@ static void put_string(FILE *to, struct input *input)
 {
     uint8_t c;
     putc('"', to);
-    while ((c = take(input)))
+    while ((c = input_byte(input)))
         fprintf(to, c >= ' ' && c < 0x7f && c != '"' && c != '\\' ? "%c" : "\\u00%02x", c);
     putc('"', to);
 }
@@ -54,7 +35,7 @@ static void put_string(FILE *to, struct input *input)
 static const struct config_key *put_key(FILE *to, struct input *input,
                                         const struct config_key *parent)
 {
-    uint8_t pick = take(input);
+    uint8_t pick = input_byte(input);
     const struct config_key *key = &config_keys[pick % config_key_count];
     if (pick == 255)
         put_string(to, input);
@@ -73,7 +54,7 @@ static void put_value(FILE *to, struct input *input, const struct config_key *ke
 static void put_list(FILE *to, struct input *input, const struct config_key *key, unsigned depth,
                      bool object)
 {
-    unsigned count = take(input) % 12u;
+    unsigned count = input_byte(input) % 12u;
     putc(object ? '{' : '[', to);
     for (unsigned i = 0; i < count; i++) {
         const struct config_key *inner = key;
@@ -89,7 +70,7 @@ static void put_list(FILE *to, struct input *input, const struct config_key *key
 static void put_value(FILE *to, struct input *input, const struct config_key *key, unsigned depth)
 {
     static const char *const others[] = {"true", "false", "null", "1.5", "-1"};
-    uint8_t kind = take(input);
+    uint8_t kind = input_byte(input);
     if (depth > DEPTH_MAX || kind < 64)
         put_string(to, input);
     else if (kind < 128)
@@ -97,7 +78,7 @@ static void put_value(FILE *to, struct input *input, const struct config_key *ke
     else if (kind < 192)
         put_list(to, input, key, depth, true);
     else if (kind < 224)
-        fprintf(to, "%u", take(input));
+        fprintf(to, "%u", input_byte(input));
     else
         fputs(others[kind % ARRAY_SIZE(others)], to);
 }
@@ -167,12 +148,12 @@ static void run_flags(struct input *input)
     struct nido_error err = {0};
     int ret = 0;
     while (input->left && ret == 0) {
-        const struct config_key *key = &config_keys[take(input) % config_key_count];
+        const struct config_key *key = &config_keys[input_byte(input) % config_key_count];
         own_mem char *value = strndup((const char *)input->at, input->left);
         size_t length = strlen(value);
         input->at += length;
         input->left -= length;
-        take(input);
+        input_byte(input);
         /* A file of the input's choice is not read. */
         if (strcmp(key->name, "config") != 0)
             ret = config_set(&config, key, key->value || length ? value : NULL, &err);
@@ -199,7 +180,7 @@ static void run_made_file(struct input *input)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input input = {data, size};
-    uint8_t kind = take(&input);
+    uint8_t kind = input_byte(&input);
     if (kind == 0)
         run_file(input.at, input.left);
     else if (kind == 1)

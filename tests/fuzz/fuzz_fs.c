@@ -11,6 +11,8 @@
 #include "base/checked.h"
 #include "devices/virtio/fs_session.h"
 
+#include "fuzz.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -20,14 +22,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
 
 #define NUMBERS         8u
 #define STEPS           64u

@@ -8,51 +8,33 @@
  */
 #include "unpack/tree.h"
 
+#include "fuzz.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
-
 #define TEXT_BYTES 256u
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static uint8_t take(struct input *input)
-{
-    if (!input->left)
-        return 0;
-    input->left--;
-    return *input->at++;
-}
 
 static void take_path(struct input *input, char path[TEXT_BYTES])
 {
     static const char *const pieces[] = {
         "/",    "a",        "b",  "c",      "..", ".", ".wh.a", "d", ".wh..wh..opq",
         "/../", ".wh..wh.", "/a", "/.wh.b", "ab"};
-    unsigned count = take(input) % 12u;
+    unsigned count = input_byte(input) % 12u;
     size_t length = 0;
     path[0] = '\0';
     for (unsigned i = 0; i < count; i++)
-        length += (size_t)snprintf(path + length, TEXT_BYTES - length, "%s",
-                                   pieces[take(input) % (sizeof(pieces) / sizeof(pieces[0]))]);
+        length +=
+            (size_t)snprintf(path + length, TEXT_BYTES - length, "%s",
+                             pieces[input_byte(input) % (sizeof(pieces) / sizeof(pieces[0]))]);
 }
 
 static void take_member(struct input *input, char path[TEXT_BYTES], char link[TEXT_BYTES],
                         struct member *member)
 {
     static const mode_t modes[] = {S_IFREG, S_IFDIR, S_IFLNK, S_IFREG, S_IFIFO};
-    uint8_t what = take(input) % 5u;
+    uint8_t what = input_byte(input) % 5u;
     *member = (struct member){.path = path, .mode = modes[what] | 0644, .is_hard_link = what == 3};
     take_path(input, path);
     if (what == 2 || what == 3) {
@@ -87,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         char path[TEXT_BYTES], link[TEXT_BYTES] = "";
         struct nido_error err = {0};
         struct member member;
-        layer += take(&input) % 4 == 0;
+        layer += input_byte(&input) % 4 == 0;
         take_member(&input, path, link, &member);
         if (tree_put(tree, layer, ordinal, &member, true, &err) < 0)
             PROMISE(err.code && err.text[0]);

@@ -11,17 +11,11 @@
  */
 #include "unpack/oci.h"
 
+#include "fuzz.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
 
 #define BLOBS_MAX 8u
 
@@ -96,22 +90,9 @@ static const char *const whole[] = {
     "\",\"size\":1}",
 };
 
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static uint8_t take(struct input *input)
-{
-    if (!input->left)
-        return 0;
-    input->left--;
-    return *input->at++;
-}
-
 static void put_value(FILE *to, struct input *input, unsigned depth)
 {
-    uint8_t kind = take(input);
+    uint8_t kind = input_byte(input);
     unsigned count = kind % 8u;
     if (kind < 64 || depth > 4) {
         fputs(values[kind % (sizeof(values) / sizeof(values[0]))], to);
@@ -128,7 +109,7 @@ static void put_value(FILE *to, struct input *input, unsigned depth)
         putc('{', to);
         for (unsigned i = 0; i < count; i++) {
             fprintf(to, "%s\"%s\":", i ? "," : "",
-                    keys[take(input) % (sizeof(keys) / sizeof(keys[0]))]);
+                    keys[input_byte(input) % (sizeof(keys) / sizeof(keys[0]))]);
             put_value(to, input, depth + 1);
         }
         putc('}', to);
@@ -186,7 +167,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     json_t *config = NULL;
     struct input input = {data, size};
     size_t length = size;
-    char *made = take(&input) ? make_texts(&input, &length) : NULL;
+    char *made = input_byte(&input) ? make_texts(&input, &length) : NULL;
     cut(&texts, made ? made : (const char *)input.at, made ? length : input.left);
     const char *tag = size % 2 ? "t" : "";
     int ret = oci_choose(&texts.store, texts.texts[0], texts.lengths[0], tag, "amd64", &blob, &err);

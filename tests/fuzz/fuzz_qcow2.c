@@ -16,24 +16,18 @@
 #include "base/log.h"
 #include "host/disk.h"
 
+#include "fuzz.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <zlib.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define DISK_BYTES   (96 * KIB)
 #define IMAGE_BYTES  (64 * KIB)
 #define BUFFER_BYTES (64 * KIB)
 #define REQUESTS     24u
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
 
 struct job {
     struct disk_request request;

@@ -5,6 +5,8 @@
  */
 #include "firmware/guest/copy.h"
 
+#include "fuzz.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -13,8 +15,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define STREAM_BYTES 65536u
 

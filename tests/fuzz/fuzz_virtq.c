@@ -10,11 +10,11 @@
 #include "devices/virtio/mmio.h"
 #include "tests/unit/virtio_probe.h"
 
+#include "fuzz.h"
+
 #include <linux/virtio_mmio.h>
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Below 2 MiB, so that no huge page has to be cleared for each input. */
 #define LOW_BYTES  (64 * KIB)
@@ -24,17 +24,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define AVAIL_GPA 0x2000u
 #define USED_GPA  0x3000u
 #define TABLE_GPA 0x4000u /* where indirect tables are most likely */
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
 
 struct fuzz {
     struct guest guest;

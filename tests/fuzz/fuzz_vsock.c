@@ -11,6 +11,8 @@
 #include "base/checked.h"
 #include "devices/virtio/vsock_hub.h"
 
+#include "fuzz.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -18,23 +20,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define CID      3u
 #define CLIENTS  6u
 #define PORTS    4u /* of the guest; the host's listeners are at 0 and 1 */
 #define PROMISED (3 * MIB)
-
-#define PROMISE(condition)                                                                         \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            __builtin_trap();                                                                      \
-    } while (0)
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
 
 static struct vsock_hub hub;
 static struct loop *loop;
