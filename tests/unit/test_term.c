@@ -187,6 +187,9 @@ static void term_leaves_the_handlers_of_others_in_place(void **state)
     struct sigaction after;
     signal(SIGTERM, SIG_IGN);
     signal(SIGUSR1, SIG_IGN);
+    /* nohup would have it otherwise. */
+    signal(SIGHUP, SIG_DFL);
+    signal(SIGTSTP, SIG_DFL);
     assert_int_equal(term_create(&term, slave, &actions, NULL), 0);
     sigaction(SIGTERM, NULL, &after);
     assert_ptr_equal(after.sa_handler, SIG_IGN);
