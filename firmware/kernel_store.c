@@ -130,6 +130,19 @@ static void remove_entry(const char *path)
     rmdir(path);
 }
 
+/* Nobody but who holds the lock has an entry that is not in place yet. */
+static void sweep(const char *store)
+{
+    char path[PATH_MAX];
+    DIR *listing = opendir(store);
+    for (struct dirent *entry; listing && (entry = readdir(listing));)
+        if (strncmp(entry->d_name, TEMPORARY, strlen(TEMPORARY)) == 0 &&
+            join(path, store, entry->d_name, NULL, NULL) == 0)
+            remove_entry(path);
+    if (listing)
+        closedir(listing);
+}
+
 int kernel_store_lock(struct nido_error *err)
 {
     char store[PATH_MAX];
@@ -144,7 +157,10 @@ int kernel_store_lock(struct nido_error *err)
     do
         ret = flock(fd, LOCK_EX);
     while (ret < 0 && errno == EINTR);
-    return ret < 0 ? error_errno(err, errno, "%s: cannot be locked", store) : own_take_fd(&fd);
+    if (ret < 0)
+        return error_errno(err, errno, "%s: cannot be locked", store);
+    sweep(store);
+    return own_take_fd(&fd);
 }
 
 /* ---- entries ---- */

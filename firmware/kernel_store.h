@@ -29,11 +29,11 @@ struct stored_kernel {
 /* The store's directory, which need not exist. */
 int kernel_store_path(char path[PATH_MAX], struct nido_error *err);
 
-/* For those who look first and then add: nobody else who holds this adds one meanwhile. A descriptor: closing it lets
- * go. */
+/* Whoever adds a kernel holds this: nobody else does meanwhile, and what one that was killed has left is removed. A
+ * descriptor: closing it lets go. */
 int kernel_store_lock(struct nido_error *err);
 
-/* Takes in a kernel file and its /lib/modules/VERSION, and makes it the default where there is none.
+/* Under the lock. Takes in a kernel file and its /lib/modules/VERSION, and makes it the default where there is none.
  * One of that name is replaced. */
 int kernel_store_add(const char *name, const char *kernel_path, const char *modules_path,
                      struct nido_error *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nido kernel: the kernels that `nido run --root` starts guests with. */
 #include "base/log.h"
+#include "base/own.h"
 #include "cli/cli.h"
 #include "cli/kernel_package.h"
 #include "cli/kernels.h"
@@ -39,6 +40,9 @@ static int add(int argc, char **argv)
     int ret;
     if (!host && argc != 1 && !with_modules && !packages)
         return usage();
+    own_fd int lock_fd = kernel_store_lock(&err);
+    if (lock_fd < 0)
+        return fail(&err);
     if (packages)
         ret = kernel_package_add(argv, (unsigned)argc, name, &err);
     else

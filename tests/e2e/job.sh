@@ -71,10 +71,14 @@ wait_job() {
 test_first_job_takes_the_hosts_kernel() {
     prepare
     same "$(as_user nido kernel ls)" '' 'kernels at first'
+    # What a nido that was killed has left.
+    as_user mkdir -p home/data/nido/kernels/.new-1
+    as_user touch home/data/nido/kernels/.new-1/vmlinuz
     job -- uname -r
     expect_status 0
     same "$(cat out)" "$(uname -r)" 'kernel in the guest'
     same "$(as_user nido kernel ls)" "$(uname -r)  (default)" 'kernels afterwards'
+    same "$(ls -A home/data/nido/kernels)" "$(uname -r)"$'\n'default "what is in the store"
     as_user nido kernel rm "$(uname -r)"
     same "$(as_user nido kernel ls)" '' 'kernels at last'
 }
