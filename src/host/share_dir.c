@@ -69,7 +69,8 @@ static bool is_hidden(const struct share *share, const struct share_handle *hand
 static uint64_t shown_ino(struct share *share, const struct share_handle *handle,
                           const struct dirent64 *entry)
 {
-    if (handle->is_root && strcmp(entry->d_name, "..") == 0)
+    /* An overlay's listing has numbers of its own for both, too. */
+    if (handle->is_root && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0))
         return share_find(share, SHARE_ROOT)->key.ino;
     return entry->d_ino;
 }

@@ -138,6 +138,18 @@ ssize_t share_read(struct share *share, uint64_t number, const struct iovec *iov
     return got < 0 ? -errno : got;
 }
 
+/* Not RWF_APPEND: overlayfs loses it on the way, and writes somewhere in the middle. */
+static int set_append(struct share_handle *handle, bool append)
+{
+    if (handle->appends == append)
+        return 0;
+    int flags = fcntl(handle->fd, F_GETFL);
+    if (flags < 0 || fcntl(handle->fd, F_SETFL, append ? flags | O_APPEND : flags & ~O_APPEND) < 0)
+        return -errno;
+    handle->appends = append;
+    return 0;
+}
+
 ssize_t share_write(struct share *share, uint64_t number, const struct iovec *iov, unsigned count,
                     uint64_t offset, unsigned flags)
 {
@@ -151,8 +163,10 @@ ssize_t share_write(struct share *share, uint64_t number, const struct iovec *io
         return ret;
     if (flags & SHARE_WRITE_DROPS_SUID)
         share_drop_suid(fd);
-    ssize_t done =
-        pwritev2(fd, iov, (int)count, (off_t)offset, flags & SHARE_APPEND ? RWF_APPEND : 0);
+    ret = set_append(share_find_handle(share, number), flags & SHARE_APPEND);
+    if (ret < 0)
+        return ret;
+    ssize_t done = pwritev(fd, iov, (int)count, (off_t)offset);
     return done < 0 ? -errno : done;
 }
 
@@ -192,6 +206,9 @@ ssize_t share_copy(struct share *share, uint64_t from, uint64_t from_offset, uin
     length = MIN(length, (uint64_t)SHARE_COPY_BYTES_MAX);
     if (!is_range(from_offset, length) || !is_range(to_offset, length))
         return -EFBIG;
+    ret = set_append(share_find_handle(share, to), false); /* which copying will not do */
+    if (ret < 0)
+        return ret;
     off_t from_at = (off_t)from_offset, to_at = (off_t)to_offset;
     ssize_t done = copy_file_range(from_fd, &from_at, to_fd, &to_at, length, 0);
     return done < 0 ? -errno : done;

@@ -237,6 +237,7 @@ int share_add_handle(struct share *share, int fd, uint64_t node, bool is_directo
     handle->fd = fd;
     handle->is_directory = is_directory;
     handle->is_root = node == SHARE_ROOT;
+    handle->appends = false;
     share->handle_count++;
     *number = number_of(handle->generation, index);
     return 0;

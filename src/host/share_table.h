@@ -35,6 +35,7 @@ struct share_handle {
     uint32_t next_free; /* 0: none */
     bool is_directory;
     bool is_root; /* of the share */
+    bool appends; /* the file has O_APPEND */
 };
 
 /* Directory entries that were read ahead: of the latest listing alone. A list of extended

@@ -95,6 +95,25 @@ test_what_the_host_changes_is_seen() {
     expect_out 'made meanwhile'
 }
 
+# Containers stand on one, and its ways are its own.
+test_an_overlay_of_the_host_is_shared_as_well() {
+    mkdir shared lower upper work
+    modprobe overlay
+    echo below >lower/file
+    mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work shared
+    start_guest --mem 512M --share "$PWD/shared:/mnt" -- "$mount_it; cat /mnt/file; echo changed >>/mnt/file; exec 3>>/mnt/log
+        echo one >&3; echo ready; while [ ! -e /mnt/go ]; do sleep 0.1; done; echo three >&3; mkdir /mnt/a; mv /mnt/file /mnt/a/; cat /mnt/a/file"
+    wait_for ready
+    echo 'two, from the host' >>shared/log
+    touch shared/go
+    finish_guest
+    expect_status 0
+    same "$(cat shared/log)" $'one\ntwo, from the host\nthree'
+    same "$(cat upper/a/file)" $'below\nchanged'
+    expect_out changed
+    same "$(cat lower/file)" below
+}
+
 test_cache_always_and_none_work_too() {
     mkdir shared
     echo text >shared/file

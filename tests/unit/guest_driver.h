@@ -143,7 +143,7 @@ bool guest_kick_if_wanted(struct guest *guest, unsigned queue);
 
 /* Waits for an interrupt and acknowledges it. Returns the InterruptStatus bits; 0 after
  * `timeout_ms` without one. guest_wait_used() takes interrupts too: use one or the other. */
-#define GUEST_TIMEOUT_MS 10000
+#define GUEST_TIMEOUT_MS 60000
 uint32_t guest_wait_interrupt(struct guest *guest, int timeout_ms);
 /* Waits for the next completion, by interrupt and by looking. Aborts after GUEST_TIMEOUT_MS. */
 struct guest_used guest_wait_used(struct guest *guest, unsigned queue);

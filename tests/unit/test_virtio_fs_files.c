@@ -122,6 +122,17 @@ static void fs_appends_at_the_end_wherever_that_is(void **state)
     bench.flags = 0; /* fcntl() took it away */
     assert_int_equal(fs_write_at(&bench, handle, 0, "x", 1), 1);
     assert_string_equal(fs_host_read(&bench, "log"), "x234567890abc");
+    /* A file that appends takes no copies, but that is the host's way. */
+    struct fuse_copy_file_range_in copy = {
+        .fh_in = handle, .off_in = 10, .fh_out = handle, .off_out = 0, .len = 3};
+    struct fuse_write_out copied;
+    assert_int_equal(fs_open_node(&bench, fs_find(&bench, "log"), O_RDONLY, &copy.fh_in), 0);
+    bench.flags = O_WRONLY | O_APPEND;
+    assert_int_equal(fs_write_at(&bench, handle, 0, "d", 1), 1);
+    assert_int_equal(fs_call(&bench, FUSE_COPY_FILE_RANGE, 0, (struct fs_parts){FS_FIXED(copy)},
+                             &copied, sizeof(copied)),
+                     sizeof(copied));
+    assert_string_equal(fs_host_read(&bench, "log"), "abc4567890abcd");
 }
 
 static void fs_creates_files(void **state)

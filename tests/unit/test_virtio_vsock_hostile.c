@@ -415,6 +415,7 @@ static void vsock_holds_so_many_connections_and_no_more(void **state)
     expect_closed(host_connect()); /* is refused too */
     peer.guest_port = 10000;
     send_op(&peer, VIRTIO_VSOCK_OP_RST);
+    guest_sync(&vguest); /* before the client comes, there is room */
     struct peer next = {.buf_alloc = BUF};
     close(connect_to_guest(&next, 9));
     while (expect_op(&next, VIRTIO_VSOCK_OP_SHUTDOWN).flags != 3)
