@@ -241,10 +241,13 @@ void job_start(struct job *job, uint16_t id, const struct command *command, int 
     *job = (struct job){.id = id, .terminal = -1};
     for (unsigned i = 0; i < JOB_PUMPS; i++)
         job->pumps[i].from = job->pumps[i].to = -1;
+    errno = 0;
     bool connected = command->flags & COMMAND_TTY ? connect_terminal(job, command, &ends)
                                                   : connect_pipes(job, command, &ends);
     if (connected)
         trouble = spawn(job, command, &ends);
+    else if (errno)
+        trouble.code = errno;
     close_all(ends.fds, 3);
     if (trouble.code == 0) {
         tell_started(control, id);

@@ -4,9 +4,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
+
+/* Less than nido's own patience with the guest. */
+#define CONNECT_PATIENCE_S 120
 
 int link_open(void)
 {
@@ -15,6 +19,9 @@ int link_open(void)
     int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
+    /* Two seconds is what Linux gives it, which is not much where a hundred machines share a CPU. */
+    const struct timeval patience = {.tv_sec = CONNECT_PATIENCE_S};
+    setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof(patience));
     if (connect(fd, (const struct sockaddr *)&nido, sizeof(nido)) == 0)
         return fd;
     int code = errno;
