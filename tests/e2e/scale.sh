@@ -46,7 +46,7 @@ test_many_jobs_run_at_once() {
             sleep 0.2
         done
     done
-    same "$(as_user nido ps --json | jq length)" $jobs_at_once 'machines at once'
+    same "$(as_user nido ps --json | jq length)" "$jobs_at_once" 'machines at once'
     for ((number = 1; number <= jobs_at_once; number++)); do echo "go $number" >"in$number"; done
     for ((number = 1; number <= jobs_at_once; number++)); do
         status=0
