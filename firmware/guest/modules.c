@@ -106,10 +106,12 @@ void modules_load_drivers(void)
     modules_load("virtio_mmio");
     modules_load("pvpanic_mmio");
     DIR *devices = opendir(VIRTIO_DEVICES);
-    for (struct dirent *entry; devices && (entry = readdir(devices));)
+    for (struct dirent *entry; devices && (entry = readdir(devices));) {
+        unsigned id = device_id(entry->d_name);
         for (size_t i = 0; i < sizeof(drivers) / sizeof(drivers[0]); i++)
-            if (drivers[i].id == device_id(entry->d_name))
+            if (drivers[i].id == id)
                 modules_load(drivers[i].name);
+    }
     if (devices)
         closedir(devices);
 }

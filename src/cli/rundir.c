@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/rundir.h"
 
-#include "firmware/guest/protocol.h"
-
 #include "base/own.h"
+#include "firmware/guest/protocol.h"
 
 #include <ctype.h>
 #include <dirent.h>
