@@ -74,6 +74,7 @@ int share_open(struct share **out, const struct share_config *config, struct nid
         return error_set(err, ENOMEM, "share %s: out of memory", config->path);
     share->read_only = config->read_only;
     share->descriptors_max = config->descriptors_max;
+    share->nodes_max = config->nodes_max;
     share->uid = geteuid();
     share->gid = getegid();
     share->keeps_ids = share->uid == 0;
@@ -161,6 +162,8 @@ const char *share_proc_name(int fd, char name[SHARE_PROC_NAME_BYTES])
 int share_reopen(const struct share *share, int fd, int flags)
 {
     char name[SHARE_PROC_NAME_BYTES];
+    if (fd < 0)
+        return fd;
     int opened = openat(share->proc_fd, share_proc_name(fd, name),
                         flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     return opened < 0 ? -errno : opened;
@@ -208,7 +211,7 @@ int share_lookup(struct share *share, uint64_t number, const char *name, struct 
     int fd = openat(directory->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    ret = share_add_node(share, fd, entry);
+    ret = share_add_node(share, fd, number, name, entry);
     if (ret < 0)
         return ret;
     if (alone && !S_ISREG(entry->attr.stx_mode)) {
@@ -222,8 +225,8 @@ int share_lookup(struct share *share, uint64_t number, const char *name, struct 
 
 int share_stat(struct share *share, uint64_t number, struct statx *attr)
 {
-    const struct share_node *node = share_find(share, number);
-    int ret = node ? share_table_stat(node->fd, attr) : -ESTALE;
+    int fd = share_fd(share, number);
+    int ret = fd < 0 ? fd : share_table_stat(fd, attr);
     if (ret == 0)
         share_table_show_owner(share, attr);
     return ret;
@@ -231,19 +234,22 @@ int share_stat(struct share *share, uint64_t number, struct statx *attr)
 
 int share_statfs(struct share *share, uint64_t number, struct statvfs *stat)
 {
-    const struct share_node *node = share_find(share, number);
-    if (!node)
-        return -ESTALE;
-    return fstatvfs(node->fd, stat) < 0 ? -errno : 0;
+    int fd = share_fd(share, number);
+    if (fd < 0)
+        return fd;
+    return fstatvfs(fd, stat) < 0 ? -errno : 0;
 }
 
 int share_readlink(struct share *share, uint64_t number, char *to, size_t room)
 {
-    const struct share_node *node = share_find(share, number);
+    struct share_node *node = share_find(share, number);
     if (!node)
         return -ESTALE;
     if (node->type != S_IFLNK)
         return -EINVAL;
-    ssize_t length = readlinkat(node->fd, "", to, room);
+    int fd = share_node_fd(share, node);
+    if (fd < 0)
+        return fd;
+    ssize_t length = readlinkat(fd, "", to, room);
     return length < 0 ? -errno : (int)length;
 }

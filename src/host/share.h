@@ -7,7 +7,7 @@
  * who that is: devices/virtio/fs.c puts FUSE in front of it.
  *
  * Nothing leaves the share. There are no paths in here: a node is a file, directory or other thing
- * that was found, held open by an O_PATH descriptor; from a directory's node one goes by one name
+ * that was found, and as a rule held open by an O_PATH descriptor; from a directory's node one goes by one name
  * at a time, which is no "..", holds no slash and is not followed where it is a symbolic link. So
  * whatever anybody renames, links or swaps meanwhile, each step stays inside. Only regular files
  * and directories are opened to be read or written, and only through the node's descriptor: never a
@@ -17,8 +17,8 @@
  * plain system calls and take as long as those do.
  *
  * All functions return 0 (or what they say) or a negative errno. Nodes and handles are numbers that
- * the other side may make up: one that is not in force is -ESTALE or -EBADF. Both are counted
- * against descriptors_max; beyond it, -ENFILE. A read-only share answers -EROFS to whatever would
+ * the other side may make up: one that is not in force is -ESTALE or -EBADF. There are bounds for
+ * both, in struct share_config; beyond them, -ENFILE. A read-only share answers -EROFS to whatever would
  * change it.
  *
  * Owners. A share opened by root keeps all ids as they are. For anybody else what belongs to the
@@ -46,7 +46,11 @@ struct share_config {
     const char *path; /* a directory; or a regular file, then the root is a directory of this one
                        * file, in which nothing else is seen or changed */
     bool read_only;
-    unsigned descriptors_max; /* nodes and handles together */
+    /* Directories, open files and the rest's nodes take a descriptor each; while they are scarce, a
+     * node of what is not open goes without, and is found again by name. What then was renamed on
+     * the host is -ESTALE, which makes Linux look it up anew. */
+    unsigned descriptors_max;
+    unsigned nodes_max; /* what they take is memory: about 120 bytes each, and a name */
 };
 
 /* Errors name the path. */
@@ -62,9 +66,11 @@ void share_reset(struct share *share);
 
 struct share_counts {
     unsigned nodes, handles; /* in force; the root counts */
+    unsigned descriptors;    /* that are open for them */
 };
 struct share_counts share_count(const struct share *share);
-/* A quarter of the descriptors is free: nodes may be taken that nobody has asked for yet. */
+/* A quarter of the nodes is free, and of the descriptors, or could be: nodes may be taken that nobody
+ * has asked for yet. */
 bool share_has_plenty(const struct share *share);
 
 /* ---- nodes ---- */

@@ -32,7 +32,7 @@ static int begin_new(struct share *share, uint64_t number, const char *name,
 {
     int ret = share_check_new(share, number, name, directory);
     if (ret == 0)
-        ret = share_check_room(share, 1);
+        ret = share_check_room(share, 1, 0);
     return ret == 0 ? share_begin_as(share, owner) : ret;
 }
 
@@ -54,7 +54,7 @@ int share_mknod(struct share *share, uint64_t number, const char *name, mode_t m
     if (ret == 0 && !S_ISREG(mode) && !S_ISFIFO(mode) && !S_ISSOCK(mode))
         ret = -EPERM;
     if (ret == 0)
-        ret = share_check_room(share, 1);
+        ret = share_check_room(share, 1, 0);
     if (ret == 0)
         ret = share_begin_as(share, owner);
     if (ret < 0)
@@ -79,12 +79,11 @@ int share_link(struct share *share, uint64_t number, uint64_t directory_number, 
 {
     char from[SHARE_PROC_NAME_BYTES];
     struct share_node *directory;
-    const struct share_node *node = share_find(share, number);
     int ret = share_check_new(share, directory_number, name, &directory);
-    if (ret < 0 || !node)
-        return ret < 0 ? ret : -ESTALE;
-    ret = linkat(share->proc_fd, share_proc_name(node->fd, from), directory->fd, name,
-                 AT_SYMLINK_FOLLOW);
+    int fd = ret < 0 ? ret : share_fd(share, number);
+    if (fd < 0)
+        return fd;
+    ret = linkat(share->proc_fd, share_proc_name(fd, from), directory->fd, name, AT_SYMLINK_FOLLOW);
     return ret < 0 ? -errno : share_lookup(share, directory_number, name, entry);
 }
 
@@ -139,19 +138,18 @@ static int real_id(const struct share *share, uint32_t wanted, uint32_t own, uin
     return wanted == 0 || wanted == shown ? 0 : -EPERM;
 }
 
-static int set_owner(const struct share *share, const struct share_node *node,
-                     const struct share_changes *changes)
+static int set_owner(const struct share *share, int fd, const struct share_changes *changes)
 {
     struct statx now;
     uint32_t uid = UNCHANGED, gid = UNCHANGED;
-    int ret = share_table_stat(node->fd, &now);
+    int ret = share_table_stat(fd, &now);
     if (ret == 0 && (changes->what & SHARE_SET_UID))
         ret = real_id(share, changes->uid, share->uid, now.stx_uid, &uid);
     if (ret == 0 && (changes->what & SHARE_SET_GID))
         ret = real_id(share, changes->gid, share->gid, now.stx_gid, &gid);
     if (ret < 0)
         return ret;
-    ret = fchownat(node->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
+    ret = fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
     return ret < 0 ? -errno : 0;
 }
 
@@ -174,20 +172,20 @@ void share_drop_suid(int fd)
         fchmod(fd, stat.st_mode & MODE_BITS & ~gone);
 }
 
-static int set_size(struct share *share, const struct share_node *node,
+static int set_size(struct share *share, mode_t type, int node_fd,
                     const struct share_changes *changes)
 {
     const struct share_handle *handle = NULL;
     int ret = 0;
-    if (node->type != S_IFREG)
-        return node->type == S_IFDIR ? -EISDIR : -EINVAL;
+    if (type != S_IFREG)
+        return type == S_IFDIR ? -EISDIR : -EINVAL;
     if (changes->size_bytes > INT64_MAX)
         return -EFBIG;
     if (changes->what & SHARE_BY_HANDLE)
         handle = share_find_handle(share, changes->handle);
     if ((changes->what & SHARE_BY_HANDLE) && (!handle || handle->is_directory))
         return -EBADF;
-    int fd = handle ? handle->fd : share_reopen(share, node->fd, O_WRONLY);
+    int fd = handle ? handle->fd : share_reopen(share, node_fd, O_WRONLY);
     if (fd < 0)
         return fd;
     if (ftruncate(fd, (off_t)changes->size_bytes) < 0)
@@ -199,9 +197,9 @@ static int set_size(struct share *share, const struct share_node *node,
     return ret;
 }
 
-static int set_times(const struct share_node *node, const struct timespec times[2])
+static int set_times(int fd, const struct timespec times[2])
 {
-    int ret = utimensat(node->fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
+    int ret = utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
     return ret < 0 ? -errno : 0;
 }
 
@@ -209,16 +207,19 @@ static int set_times(const struct share_node *node, const struct timespec times[
 int share_change(struct share *share, uint64_t number, const struct share_changes *changes,
                  struct statx *attr)
 {
-    const struct share_node *node = share_find(share, number);
+    struct share_node *node = share_find(share, number);
     int ret = node ? share_check_change(share, number) : -ESTALE;
-    if (ret == 0 && (changes->what & (SHARE_SET_UID | SHARE_SET_GID)))
-        ret = set_owner(share, node, changes);
+    int fd = ret < 0 ? ret : share_node_fd(share, node);
+    if (fd < 0)
+        return fd;
+    if (changes->what & (SHARE_SET_UID | SHARE_SET_GID))
+        ret = set_owner(share, fd, changes);
     if (ret == 0 && (changes->what & SHARE_SET_MODE))
-        ret = node->type == S_IFLNK ? -EOPNOTSUPP : set_mode(share, node->fd, changes->mode);
+        ret = node->type == S_IFLNK ? -EOPNOTSUPP : set_mode(share, fd, changes->mode);
     if (ret == 0 && (changes->what & SHARE_SET_SIZE))
-        ret = set_size(share, node, changes);
+        ret = set_size(share, node->type, fd, changes);
     if (ret == 0 && (changes->what & SHARE_SET_TIMES))
-        ret = set_times(node, changes->times);
+        ret = set_times(fd, changes->times);
     return ret < 0 ? ret : share_stat(share, number, attr);
 }
 
@@ -236,14 +237,17 @@ static int check_users(const char *name)
  * files have no such attributes. */
 static int xattr_path(struct share *share, uint64_t number, char path[32])
 {
-    const struct share_node *node = share_find(share, number);
+    struct share_node *node = share_find(share, number);
     if (!node)
         return -ESTALE;
     if (node->type != S_IFREG && node->type != S_IFDIR)
         return -EOPNOTSUPP;
     if (share->only && number == SHARE_ROOT)
         return -EOPNOTSUPP;
-    snprintf(path, 32, "/proc/self/fd/%d", node->fd);
+    int fd = share_node_fd(share, node);
+    if (fd < 0)
+        return fd;
+    snprintf(path, 32, "/proc/self/fd/%d", fd);
     return 0;
 }
 

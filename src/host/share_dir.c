@@ -62,7 +62,7 @@ static int next_entry(struct share *share, int fd, struct dirent64 **entry)
 static bool is_hidden(const struct share *share, const struct share_handle *handle,
                       const char *name)
 {
-    return handle->is_root && share->only && strcmp(name, share->only) != 0 &&
+    return handle->node == SHARE_ROOT && share->only && strcmp(name, share->only) != 0 &&
            strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
@@ -70,7 +70,8 @@ static uint64_t shown_ino(struct share *share, const struct share_handle *handle
                           const struct dirent64 *entry)
 {
     /* An overlay's listing has numbers of its own for both, too. */
-    if (handle->is_root && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0))
+    if (handle->node == SHARE_ROOT &&
+        (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0))
         return share_find(share, SHARE_ROOT)->key.ino;
     return entry->d_ino;
 }

@@ -45,7 +45,7 @@ static bool opens_to_change(int flags)
 int share_open_file(struct share *share, uint64_t number, int flags, bool drop_suid,
                     uint64_t *handle)
 {
-    const struct share_node *node = share_find(share, number);
+    struct share_node *node = share_find(share, number);
     if (!node)
         return -ESTALE;
     if (node->type != S_IFREG)
@@ -54,10 +54,10 @@ int share_open_file(struct share *share, uint64_t number, int flags, bool drop_s
         return -EINVAL;
     int ret = opens_to_change(flags) ? share_check_change(share, number) : 0;
     if (ret == 0)
-        ret = share_check_room(share, 1);
+        ret = share_check_room(share, 0, 1);
     if (ret < 0)
         return ret;
-    int fd = share_reopen(share, node->fd, flags & OPEN_FLAGS);
+    int fd = share_reopen(share, share_node_fd(share, node), flags & OPEN_FLAGS);
     if (fd < 0)
         return fd;
     if (drop_suid)
@@ -66,10 +66,11 @@ int share_open_file(struct share *share, uint64_t number, int flags, bool drop_s
 }
 
 /* A new file's node and handle. */
-static int adopt(struct share *share, int fd, struct share_entry *entry, uint64_t *handle)
+static int adopt(struct share *share, int fd, uint64_t directory, const char *name,
+                 struct share_entry *entry, uint64_t *handle)
 {
     int path_fd = share_reopen(share, fd, O_PATH);
-    int ret = path_fd < 0 ? path_fd : share_add_node(share, path_fd, entry);
+    int ret = path_fd < 0 ? path_fd : share_add_node(share, path_fd, directory, name, entry);
     if (ret < 0) {
         close(fd);
         return ret;
@@ -101,7 +102,7 @@ int share_create(struct share *share, uint64_t number, const char *name, int fla
     struct share_node *directory;
     int ret = share_check_new(share, number, name, &directory);
     if (ret == 0)
-        ret = share_check_room(share, 2);
+        ret = share_check_room(share, 1, 1);
     for (unsigned i = 0; ret == 0 && i < CREATE_TRIES; i++) {
         ret = share_begin_as(share, owner);
         if (ret < 0)
@@ -112,7 +113,7 @@ int share_create(struct share *share, uint64_t number, const char *name, int fla
         int code = errno;
         share_end_as(share);
         if (fd >= 0)
-            return adopt(share, fd, entry, handle);
+            return adopt(share, fd, number, name, entry, handle);
         if (code != EEXIST || (flags & O_EXCL))
             return -code;
         ret = open_existing(share, number, name, flags, entry, handle);

@@ -20,21 +20,29 @@ struct share_key {
     uint32_t major, minor;
 };
 
+/* A directory is open as long as it is known. What is no directory may be closed while descriptors
+ * are scarce and nobody has it open to read or write; then it is found again in its directory. */
 struct share_node {
-    int fd;              /* O_PATH; -1: the slot is free */
+    int fd;              /* O_PATH; -1: closed, or the slot is free */
     uint32_t generation; /* of the slot's tenant, or its next one */
     uint32_t next;       /* in the bucket, or among the free ones; 0: none */
-    mode_t type;         /* S_IFMT bits: they never change */
+    mode_t type;         /* S_IFMT bits: they never change; 0: the slot is free */
     uint64_t lookups;
     struct share_key key;
+    /* Of what is no directory: */
+    char *name;            /* by which it was last found in */
+    uint64_t directory;    /* that node; 0: another file has taken its place, and it is lost */
+    uint64_t born_ns;      /* 0: the file system does not say */
+    uint32_t handles;      /* of it */
+    uint32_t older, newer; /* among the idle ones; 0: none */
 };
 
 struct share_handle {
     int fd; /* -1: the slot is free */
     uint32_t generation;
     uint32_t next_free; /* 0: none */
+    uint64_t node;
     bool is_directory;
-    bool is_root; /* of the share */
     bool appends; /* the file has O_APPEND */
 };
 
@@ -55,7 +63,11 @@ struct share {
     uid_t uid;  /* the process's own */
     gid_t gid;
     int proc_fd; /* /proc/self/fd: the way from an O_PATH descriptor to one that reads */
-    unsigned descriptors_max, node_count, handle_count;
+    unsigned descriptors_max, nodes_max;
+    unsigned node_count, handle_count;
+    unsigned open_count;      /* nodes that have a descriptor, and */
+    unsigned idle_count;      /* of them, those that may be closed, */
+    uint32_t oldest, newest;  /* in the order of their last use; 0: none */
     struct share_node *nodes; /* [0] is not used, [1] is the root */
     uint32_t nodes_size, nodes_free;
     uint32_t *buckets; /* a power of two; the first node of each, 0: none */
@@ -76,9 +88,16 @@ void share_table_finish(struct share *share);
 struct share_node *share_find(struct share *share, uint64_t node);
 struct share_handle *share_find_handle(struct share *share, uint64_t handle);
 
-/* The node behind `fd`, an O_PATH descriptor, which it owns from here on, also on failure. Fills in
- * `entry` but for is_mount. */
-int share_add_node(struct share *share, int fd, struct share_entry *entry);
+/* The node's descriptor, for use until the next call for another node's. A node that is closed is
+ * found again: -ESTALE where another has its name by now, or none. Directories' nodes have theirs
+ * without asking. */
+int share_node_fd(struct share *share, struct share_node *node);
+int share_fd(struct share *share, uint64_t node);
+
+/* The node behind `fd`, an O_PATH descriptor that was found in `directory` by `name`; it owns `fd`
+ * from here on, also on failure. Fills in `entry` but for is_mount. */
+int share_add_node(struct share *share, int fd, uint64_t directory, const char *name,
+                   struct share_entry *entry);
 
 /* Owns `fd`, also on failure. */
 int share_add_handle(struct share *share, int fd, uint64_t node, bool is_directory,
@@ -92,13 +111,15 @@ int share_check_step(struct share *share, uint64_t directory, const char *name,
 /* The one place that says what may be changed: -EROFS in a read-only share, -EPERM for the root of
  * the share of one file. */
 int share_check_change(const struct share *share, uint64_t node);
-/* Room for so many nodes and handles; asked before something is made that could not be answered. */
-int share_check_room(const struct share *share, unsigned count);
+/* Room for so many more nodes and handles; asked before something is made that could not be
+ * answered. Closes what is idle. */
+int share_check_room(struct share *share, unsigned nodes, unsigned handles);
 /* A step, and a change. */
 int share_check_new(struct share *share, uint64_t directory, const char *name,
                     struct share_node **node);
 
-/* Opens what `fd` stands for once more; a regular file or a directory only. */
+/* Opens what `fd` stands for once more; a regular file or a directory only. With `fd` negative, that
+ * is the answer. */
 int share_reopen(const struct share *share, int fd, int flags);
 /* "17": the name of `fd` in proc_fd. */
 #define SHARE_PROC_NAME_BYTES 16

@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
-/* What the rest of the process may want to open, and what a share may want at most: its nodes are
- * memory too. */
+/* What the rest of the process may want to open, and how many files of a share a guest may have in
+ * mind. */
 #define DESCRIPTORS_KEPT 256u
-#define DESCRIPTORS_MOST (1u << 20)
+#define NODES_MAX        (1u << 20)
 
 /* The shares divide what the process may have, so that a guest that fills one of them takes nothing
  * from the others, nor from its disks. */
@@ -18,7 +18,7 @@ static unsigned descriptors_for(unsigned share_count)
 {
     struct rlimit limit = {.rlim_cur = 1024};
     getrlimit(RLIMIT_NOFILE, &limit);
-    uint64_t most = MIN((uint64_t)limit.rlim_cur, (uint64_t)DESCRIPTORS_MOST);
+    uint64_t most = MIN((uint64_t)limit.rlim_cur, (uint64_t)NODES_MAX);
     uint64_t kept = MIN((uint64_t)DESCRIPTORS_KEPT, most / 2);
     return (unsigned)((most - kept) / share_count);
 }
@@ -43,6 +43,7 @@ static int open_share(const struct nido_config *config, unsigned index, struct s
         .path = config->shares[index].path,
         .read_only = config->shares[index].read_only,
         .descriptors_max = descriptors_for(config->share_count),
+        .nodes_max = NODES_MAX,
     };
     return share_open(share, &share_config, err);
 }

@@ -28,6 +28,7 @@
 #define BODY            512u
 #define FILE_BYTES      (1u << 20)
 #define DESCRIPTORS_MAX 20u
+#define NODES_MAX       30u
 
 struct step {
     uint8_t opcode;
@@ -101,7 +102,8 @@ static void begin(void)
     const struct rlimit limit = {FILE_BYTES, FILE_BYTES};
     setrlimit(RLIMIT_FSIZE, &limit);
     signal(SIGXFSZ, SIG_IGN);
-    const struct share_config config = {.path = path("shared"), .descriptors_max = DESCRIPTORS_MAX};
+    const struct share_config config = {
+        .path = path("shared"), .descriptors_max = DESCRIPTORS_MAX, .nodes_max = NODES_MAX};
     PROMISE(share_open(&share, &config, NULL) == 0);
     PROMISE(share_adopt_thread() == 0);
     session.share = share;
@@ -215,7 +217,8 @@ static void send(const struct step *step, uint8_t *body, size_t length)
     if (written >= 0)
         check_answer(&header, reply, written, room);
     const struct share_counts counts = share_count(share);
-    PROMISE(counts.nodes >= 1 && counts.nodes + counts.handles <= DESCRIPTORS_MAX);
+    PROMISE(counts.nodes >= 1 && counts.nodes <= NODES_MAX &&
+            counts.descriptors <= DESCRIPTORS_MAX);
 }
 
 static void greet(void)

@@ -33,6 +33,7 @@ static struct share *open_share(const struct fs_bench *bench, const struct fs_wa
         .path = wanted->file ? fs_path(bench, wanted->file) : bench->directory,
         .read_only = wanted->read_only,
         .descriptors_max = wanted->descriptors_max ? wanted->descriptors_max : 1000,
+        .nodes_max = wanted->nodes_max ? wanted->nodes_max : 1000,
     };
     if (share_open(&share, &config, &err) < 0)
         fprintf(stderr, "fs_bench: %s\n", err.text);

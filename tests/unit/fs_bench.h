@@ -31,6 +31,7 @@ struct fs_wanted {
     const char
         *file; /* the share is this file in the directory, which has it; NULL: the directory */
     unsigned descriptors_max; /* 0: 1000 */
+    unsigned nodes_max;       /* 0: 1000 */
     bool no_init;
 };
 

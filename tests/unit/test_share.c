@@ -48,8 +48,16 @@ static void host_file(const char *name, const char *text)
 static int open_it(const char *name, bool read_only, struct nido_error *err)
 {
     const struct share_config config = {
-        .path = path(name), .read_only = read_only, .descriptors_max = 10000};
+        .path = path(name), .read_only = read_only, .descriptors_max = 10000, .nodes_max = 10000};
     return share_open(&share, &config, err);
+}
+
+static void open_with(unsigned descriptors_max, unsigned nodes_max)
+{
+    const struct share_config config = {
+        .path = shared, .descriptors_max = descriptors_max, .nodes_max = nodes_max};
+    share_close(share);
+    assert_int_equal(share_open(&share, &config, NULL), 0);
 }
 
 static int set_up(void **state)
@@ -247,6 +255,168 @@ static void share_holds_thousands_and_lets_go(void **state)
     assert_int_equal(open_descriptors(), before);
 }
 
+/* ---- more files than descriptors ---- */
+
+#define FEW 50u
+
+static const char *numbered(char name[32], unsigned number)
+{
+    snprintf(name, 32, "f%u", number);
+    return name;
+}
+
+/* Their texts are their names. */
+static void make_numbered(unsigned count)
+{
+    char name[32];
+    assert_int_equal(chdir(shared), 0);
+    for (unsigned i = 0; i < count; i++) {
+        FILE *file = fopen(numbered(name, i), "we");
+        assert_non_null(file);
+        fputs(name, file);
+        fclose(file);
+    }
+    assert_int_equal(chdir("/"), 0);
+}
+
+static void reads(uint64_t node, const char *text)
+{
+    char got[33] = "";
+    uint64_t handle;
+    assert_int_equal(share_open_file(share, node, O_RDONLY, false, &handle), 0);
+    const struct iovec iov = {got, sizeof(got) - 1};
+    assert_int_equal(share_read(share, handle, &iov, 1, 0), strlen(text));
+    assert_string_equal(got, text);
+    share_release(share, handle);
+}
+
+/* NIDO_TEST_SHARE_FILES says how many: a million has been seen to pass. */
+static void share_knows_more_files_than_it_may_open(void **state)
+{
+    const char *wanted = getenv("NIDO_TEST_SHARE_FILES");
+    const unsigned count = wanted ? (unsigned)strtoul(wanted, NULL, 10) : MANY;
+    uint64_t *nodes = calloc(count, sizeof(*nodes));
+    struct statx attr;
+    char name[32];
+    make_numbered(count);
+    open_with(FEW, count + 1);
+    unsigned before = open_descriptors();
+    for (unsigned i = 0; i < count; i++) {
+        nodes[i] = find(SHARE_ROOT, numbered(name, i));
+        assert_true(share_count(share).descriptors <= FEW);
+    }
+    assert_true(open_descriptors() <= before + FEW);
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(share_stat(share, nodes[i], &attr), 0);
+        reads(nodes[i], numbered(name, i));
+        assert_true(find(SHARE_ROOT, name) == nodes[i]);
+        assert_true(share_count(share).descriptors <= FEW);
+    }
+    assert_int_equal(share_count(share).nodes, 1 + count);
+    for (unsigned i = 0; i < count; i++)
+        share_forget(share, nodes[i], 2);
+    assert_int_equal(share_count(share).nodes, 1);
+    assert_int_equal(open_descriptors(), before);
+    free(nodes);
+}
+
+/* Has the node of `name` closed. */
+static uint64_t closed(const char *name)
+{
+    char other[32];
+    uint64_t node = find(SHARE_ROOT, name);
+    for (unsigned i = 0; i < 2 * FEW; i++)
+        share_forget(share, find(SHARE_ROOT, numbered(other, i)), 1);
+    for (unsigned i = 0; i < FEW; i++)
+        find(SHARE_ROOT, numbered(other, i));
+    assert_int_equal(share_count(share).descriptors, FEW);
+    return node;
+}
+
+static void share_finds_no_other_file_for_one_that_it_closed(void **state)
+{
+    struct statx attr;
+    uint64_t handle;
+    make_numbered(2 * FEW);
+    host_file("outside", "secret");
+    host_file("shared/other", "other");
+    host_file("shared/mine", "mine");
+    open_with(FEW, 1000);
+    uint64_t node = closed("mine");
+    assert_int_equal(rename(path("shared/mine"), path("shared/kept")), 0);
+    assert_int_equal(share_stat(share, node, &attr), -ESTALE);
+    assert_int_equal(rename(path("shared/other"), path("shared/mine")), 0);
+    assert_int_equal(share_open_file(share, node, O_RDONLY, false, &handle), -ESTALE);
+    assert_int_equal(unlink(path("shared/mine")), 0);
+    assert_int_equal(symlink(path("outside"), path("shared/mine")), 0);
+    assert_int_equal(share_open_file(share, node, O_RDONLY, false, &handle), -ESTALE);
+    /* Looked up by the name that it has now, it is known again. */
+    assert_true(find(SHARE_ROOT, "kept") == node);
+    reads(node, "mine");
+}
+
+/* A program of the guest may go on with a file that it has open, whatever becomes of its name. */
+static void share_keeps_open_what_has_handles(void **state)
+{
+    struct statx attr;
+    uint64_t handle;
+    make_numbered(2 * FEW);
+    host_file("shared/mine", "mine");
+    open_with(FEW, 1000);
+    uint64_t node = find(SHARE_ROOT, "mine");
+    assert_int_equal(share_open_file(share, node, O_RDONLY, false, &handle), 0);
+    assert_int_equal(share_unlink(share, SHARE_ROOT, "mine"), 0);
+    closed("f0");
+    assert_int_equal(share_stat(share, node, &attr), 0);
+    assert_int_equal(attr.stx_nlink, 0);
+    share_release(share, handle);
+    for (unsigned i = 0; i < 2; i++)
+        closed("f0");
+    assert_int_equal(share_stat(share, node, &attr), -ESTALE);
+}
+
+/* File systems give a number out again once its file is gone. */
+static void share_tells_a_new_file_from_an_old_one_of_that_number(void **state)
+{
+    struct stat before, after = {0};
+    make_numbered(2 * FEW);
+    open_with(FEW, 1000);
+    for (unsigned i = 0; i < 100; i++) {
+        host_file("shared/mine", "old");
+        uint64_t node = closed("mine");
+        assert_int_equal(stat(path("shared/mine"), &before), 0);
+        assert_int_equal(unlink(path("shared/mine")), 0);
+        usleep(10000); /* the clock that files are born by ticks */
+        host_file("shared/mine", "new");
+        assert_int_equal(stat(path("shared/mine"), &after), 0);
+        uint64_t now = find(SHARE_ROOT, "mine");
+        assert_true(now != node);
+        if (before.st_ino == after.st_ino)
+            return;
+    }
+    skip(); /* not this file system */
+}
+
+static void share_is_full_of_directories_and_open_files(void **state)
+{
+    struct share_entry entry;
+    uint64_t handle;
+    char name[32];
+    open_with(FEW, 1000);
+    for (unsigned i = 0; i < FEW - 1; i++)
+        assert_int_equal(share_mkdir(share, SHARE_ROOT, numbered(name, i), 0755, &nobody, &entry),
+                         0);
+    host_file("shared/mine", "mine");
+    assert_int_equal(share_lookup(share, SHARE_ROOT, "mine", &entry), -ENFILE);
+    assert_int_equal(share_mkdir(share, SHARE_ROOT, "d", 0755, &nobody, &entry), -ENFILE);
+    assert_int_equal(access(path("shared/d"), F_OK), -1);
+    assert_int_equal(share_rmdir(share, SHARE_ROOT, name), 0);
+    share_forget(share, find(SHARE_ROOT, "f0"), 2);
+    uint64_t node = find(SHARE_ROOT, "mine");
+    assert_int_equal(share_open_file(share, node, O_RDONLY, false, &handle), -ENFILE);
+    assert_int_equal(share_stat(share, node, &entry.attr), 0);
+}
+
 static void share_holds_no_descriptor_of_a_failure(void **state)
 {
     struct share_entry entry;
@@ -401,6 +571,11 @@ int main(void)
         PROMISE(share_opens_no_fifo_that_appears),
         PROMISE(share_keeps_to_a_directory_that_was_moved),
         PROMISE(share_holds_thousands_and_lets_go),
+        PROMISE(share_knows_more_files_than_it_may_open),
+        PROMISE(share_finds_no_other_file_for_one_that_it_closed),
+        PROMISE(share_keeps_open_what_has_handles),
+        PROMISE(share_tells_a_new_file_from_an_old_one_of_that_number),
+        PROMISE(share_is_full_of_directories_and_open_files),
         PROMISE(share_holds_no_descriptor_of_a_failure),
         PROMISE(share_applies_no_umask_of_its_own),
         PROMISE(share_of_root_keeps_owners),
