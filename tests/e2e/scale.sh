@@ -7,6 +7,8 @@
 jobs_in_a_row=${NIDO_E2E_JOBS:-10}
 # How many at once; up to 120, as each has its own exit status.
 jobs_at_once=${NIDO_E2E_JOBS_AT_ONCE:-20}
+# Of these so many are on their way at a time: an emulated CPU takes minutes for a hundred kernels, and nido waits three.
+jobs_starting=20
 jobs_killed=10
 patience=3000
 
@@ -30,27 +32,31 @@ as_user() {
 # job [FLAG]... -- COMMAND...
 job() { as_user nido run --root root.ext4 --mem 96M "$@"; }
 
+# wait_for_job NUMBER: until it has said that it runs.
+wait_for_job() {
+    until [[ -s out$1 ]]; do
+        kill -0 "${pids[$1]}" 2>/dev/null || fail "job $1 has ended: $(cat "err$1")"
+        sleep 0.2
+    done
+}
+
 test_many_jobs_run_at_once() {
     prepare
     local number pids=() status
     for ((number = 1; number <= jobs_at_once; number++)); do
+        ((number <= jobs_starting)) || wait_for_job $((number - jobs_starting))
         mkfifo "in$number"
         job --name "job$number" -- sh -c 'echo "here $1"; read line; echo "$line" >&2; exit $1' sh "$number" \
             <>"in$number" >"out$number" 2>"err$number" &
-        pids+=($!)
+        pids[number]=$!
     done
     # All of them are there before the first one may end.
-    for ((number = 1; number <= jobs_at_once; number++)); do
-        until [[ -s out$number ]]; do
-            kill -0 "${pids[number - 1]}" 2>/dev/null || fail "job $number has ended: $(cat "err$number")"
-            sleep 0.2
-        done
-    done
+    for ((number = 1; number <= jobs_at_once; number++)); do wait_for_job $number; done
     same "$(as_user nido ps --json | jq length)" "$jobs_at_once" 'machines at once'
     for ((number = 1; number <= jobs_at_once; number++)); do echo "go $number" >"in$number"; done
     for ((number = 1; number <= jobs_at_once; number++)); do
         status=0
-        wait "${pids[number - 1]}" || status=$?
+        wait "${pids[number]}" || status=$?
         same "$status" $number "status of job $number"
         same "$(cat "out$number")" "here $number" "output of job $number"
         same "$(cat "err$number")" "go $number" "errors of job $number"
