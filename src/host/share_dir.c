@@ -24,18 +24,33 @@ int share_open_directory(struct share *share, uint64_t number, uint64_t *handle)
     return fd < 0 ? fd : share_add_handle(share, fd, number, true, handle);
 }
 
+/* Goes on, or one entry back: whoever had no room for an entry asks for it once more. To find a place
+ * anew takes some file systems a walk through all of the directory. */
+static bool goes_on(struct share_listing *listing, uint64_t number, uint64_t offset)
+{
+    if (listing->handle != number || !offset)
+        return false;
+    if (listing->offset == offset)
+        return true;
+    if (listing->last_offset != offset)
+        return false;
+    listing->at = listing->last_at;
+    listing->offset = offset;
+    return true;
+}
+
 /* Somebody else's listing, or another place, or from the start: what is there now is wanted. */
 static int start_at(struct share *share, int fd, uint64_t number, uint64_t offset)
 {
     struct share_listing *listing = &share->listing;
-    if (listing->handle == number && listing->offset == offset && offset)
+    if (goes_on(listing, number, offset))
         return 0;
     listing->handle = 0;
     if (offset > INT64_MAX || lseek(fd, (off_t)offset, SEEK_SET) < 0)
         return -EINVAL;
     listing->handle = number;
-    listing->offset = offset;
-    listing->at = listing->end = 0;
+    listing->offset = listing->last_offset = offset;
+    listing->at = listing->last_at = listing->end = 0;
     return 0;
 }
 
@@ -53,6 +68,8 @@ static int next_entry(struct share *share, int fd, struct dirent64 **entry)
         listing->end = (size_t)got;
     }
     *entry = (struct dirent64 *)(void *)(listing->bytes + listing->at);
+    listing->last_at = listing->at;
+    listing->last_offset = listing->offset;
     listing->at += (*entry)->d_reclen;
     listing->offset = (uint64_t)(*entry)->d_off;
     return 1;

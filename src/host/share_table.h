@@ -49,9 +49,11 @@ struct share_handle {
 /* Directory entries that were read ahead: of the latest listing alone. A list of extended
  * attributes passes through as well. */
 struct share_listing {
-    uint64_t handle; /* 0: none */
-    uint64_t offset; /* of the next entry */
-    size_t at, end;  /* in `bytes` */
+    uint64_t handle;      /* 0: none */
+    uint64_t offset;      /* of the next entry */
+    size_t at, end;       /* in `bytes` */
+    uint64_t last_offset; /* of the entry before it, and */
+    size_t last_at;
     _Alignas(8) char bytes[SHARE_LISTING_BYTES];
 };
 

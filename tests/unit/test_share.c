@@ -417,6 +417,29 @@ static void share_is_full_of_directories_and_open_files(void **state)
     assert_int_equal(share_stat(share, node, &entry.attr), 0);
 }
 
+/* As somebody reads who has no room for each second entry. */
+static void share_lists_an_entry_once_more(void **state)
+{
+    struct share_dirent entry;
+    uint64_t handle, offset = 0;
+    char first[NAME_MAX + 1];
+    unsigned count = 0;
+    int ret;
+    make_numbered(MANY); /* more than fit one reading */
+    assert_int_equal(share_open_directory(share, SHARE_ROOT, &handle), 0);
+    while ((ret = share_read_directory(share, handle, offset, &entry)) == 1) {
+        snprintf(first, sizeof(first), "%s", entry.name);
+        for (unsigned again = 0; again < count % 3; again++) {
+            assert_int_equal(share_read_directory(share, handle, offset, &entry), 1);
+            assert_string_equal(entry.name, first);
+        }
+        offset = entry.next_offset;
+        count++;
+    }
+    assert_int_equal(ret, 0);
+    assert_int_equal(count, MANY + 2);
+}
+
 static void share_holds_no_descriptor_of_a_failure(void **state)
 {
     struct share_entry entry;
@@ -576,6 +599,7 @@ int main(void)
         PROMISE(share_keeps_open_what_has_handles),
         PROMISE(share_tells_a_new_file_from_an_old_one_of_that_number),
         PROMISE(share_is_full_of_directories_and_open_files),
+        PROMISE(share_lists_an_entry_once_more),
         PROMISE(share_holds_no_descriptor_of_a_failure),
         PROMISE(share_applies_no_umask_of_its_own),
         PROMISE(share_of_root_keeps_owners),
