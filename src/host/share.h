@@ -7,9 +7,9 @@
  * who that is: devices/virtio/fs.c puts FUSE in front of it.
  *
  * Nothing leaves the share. There are no paths in here: a node is a file, directory or other thing
- * that was found, and as a rule held open by an O_PATH descriptor; from a directory's node one goes by one name
- * at a time, which is no "..", holds no slash and is not followed where it is a symbolic link. So
- * whatever anybody renames, links or swaps meanwhile, each step stays inside. Only regular files
+ * that was found, and as a rule held open by an O_PATH descriptor; from a directory's node one goes
+ * by one name at a time, which is no "..", holds no slash and is not followed where it is a symbolic
+ * link. So whatever anybody renames, links or swaps meanwhile, each step stays inside. Only regular files
  * and directories are opened to be read or written, and only through the node's descriptor: never a
  * device, FIFO or socket of the host.
  *

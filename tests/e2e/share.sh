@@ -205,9 +205,11 @@ test_a_directory_of_very_many_files_is_listed_and_changed() {
     (cd shared/many && seq -f '%0200g' 1 "$files" | xargs touch)
     # Names of 200 bytes: a request of the guest holds but a few of them.
     share_guest "echo names=\$(find /mnt/many -type f | wc -l); echo read >/mnt/many/\$(printf %0200d $((files / 2)))
-        cd /mnt/many; for i in \$(seq 1 100); do rm \$(printf %0200d \$i) || echo failed; done; ls \$(printf %0200d 100)"
+        cd /mnt/many; for i in \$(seq 1 100); do rm \$(printf %0200d \$i) || echo failed; done; ls \$(printf %0200d 100)
+        echo left=\$(find . -type f | wc -l)"
     expect_status 0
     same "$(value_of names)" "$files" 'names in the guest'
+    same "$(value_of left)" $((files - 100)) 'names after some are gone'
     ! grep -q '^failed' out || fail 'a file could not be removed'
     grep -q '0100: No such file' out || fail 'a file that was removed is still there'
     same "$(find shared/many -type f | wc -l)" $((files - 100)) 'names on the host'
