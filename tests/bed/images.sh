@@ -62,15 +62,15 @@ build_boot() {
         "${pack[@]}" --applets 'sh mount reboot' --init "$top/tests/bed/plain-init" "$2/plain.img"
 }
 
-# toolchain_image: sets toolchain_dir (root.ext4): a Debian that can build nido and run its unit tests.
+# toolchain_image ARCH: sets toolchain_dir (root.ext4): a Debian that can build nido and run its unit tests.
 toolchain_image() {
     local packages
     mapfile -t packages < <("$top/scripts/setup" --list | grep -e '-dev$')
     packages+=(gcc meson ninja-build pkg-config python3-minimal)
-    toolchain_dir=$(cache_dir)/toolchain-$(key_of "${packages[*]}" "$top/tests/bed/rootfs" "$top/scripts/archive.sh" /etc/os-release)
+    toolchain_dir=$(cache_dir)/toolchain-$1-$(key_of "${packages[*]}" "$top/tests/bed/rootfs" "$top/scripts/archive.sh" /etc/os-release)
     [[ -d $toolchain_dir ]] || say "building a Debian with a compiler, once (a minute)"
-    cached "$toolchain_dir" build_toolchain "${packages[@]}"
+    cached "$toolchain_dir" build_toolchain "$1" "${packages[@]}"
 }
 
-# build_toolchain PACKAGE... DIR
-build_toolchain() { "$top/tests/bed/rootfs" --size 2G "${!#}/root.ext4" "${@:1:$#-1}"; }
+# build_toolchain ARCH PACKAGE... DIR
+build_toolchain() { "$top/tests/bed/rootfs" --arch "$1" --size 2G "${!#}/root.ext4" "${@:2:$#-2}"; }
