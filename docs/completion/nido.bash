@@ -10,6 +10,7 @@ _nido_run_flags=(
     --cpus
     --mem
     --hugepages
+    --mem-merge
     --disk
     --overlay
     --net
@@ -177,7 +178,7 @@ _nido_value() {
 _nido_run() {
     local cur=${words[-1]} previous=${words[-2]}
     case $previous in
-    --hugepages | --dump-config | --detach | --timeline | --write | --tty) ;;
+    --hugepages | --mem-merge | --dump-config | --detach | --timeline | --write | --tty) ;;
     --help | -h) _nido_offer '' "$cur" all ;;
     --*=*) ;;
     --*)

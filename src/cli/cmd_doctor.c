@@ -121,12 +121,27 @@ static void check_huge_pages(struct finding *finding)
     found(finding, text);
 }
 
+static void check_merging(struct finding *finding)
+{
+    char run[8];
+    read_line("/sys/kernel/mm/ksm/run", run, sizeof(run));
+    if (strcmp(run, "1") == 0)
+        found(finding, "alike pages of guests are merged (--mem-merge)");
+    else if (run[0])
+        missing(finding,
+                "alike pages of guests are not merged; 'echo 1 | sudo tee /sys/kernel/mm/ksm/run' "
+                "(for --mem-merge)");
+    else
+        missing(finding, "this host's kernel has no KSM (for --mem-merge)");
+}
+
 static const struct {
     const char *name;
     void (*check)(struct finding *finding);
 } checks[] = {
     {"kvm", check_kvm},     {"linux", check_linux},       {"tun", check_tun},
     {"passt", check_passt}, {"io_uring", check_io_uring}, {"hugepages", check_huge_pages},
+    {"ksm", check_merging},
 };
 
 int cmd_doctor(int argc, char **argv)

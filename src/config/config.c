@@ -182,6 +182,15 @@ static int check_ports(const struct nido_config *machine, struct nido_error *err
     return 0;
 }
 
+static int check_ram(const struct nido_config *machine, struct nido_error *err)
+{
+    if (machine->mem_merge && machine->huge_pages)
+        return error_set(
+            err, EINVAL,
+            "--mem-merge: reserved huge pages cannot be merged; leave out --hugepages");
+    return 0;
+}
+
 static int check_balloon(const struct nido_config *machine, struct nido_error *err)
 {
     if (machine->balloon.present && machine->huge_pages)
@@ -218,6 +227,8 @@ int config_check(const struct config *config, struct nido_error *err)
     int ret = config_check_ports(machine, err);
     if (ret == 0)
         ret = check_ports(machine, err);
+    if (ret == 0)
+        ret = check_ram(machine, err);
     if (ret == 0)
         ret = check_balloon(machine, err);
     if (ret == 0)

@@ -59,6 +59,12 @@ static int set_hugepages(struct config *config, char *value, struct nido_error *
     return 0;
 }
 
+static int set_mem_merge(struct config *config, char *value, struct nido_error *err)
+{
+    config->machine.mem_merge = true;
+    return 0;
+}
+
 /* A net that was told what it is. */
 struct net_target {
     struct nido_net net;
@@ -406,6 +412,10 @@ const struct config_key config_keys[] = {
      .type = CONFIG_SWITCH,
      .help = "take RAM from the host's reserved 2 MiB pages",
      .set = set_hugepages},
+    {.name = "mem-merge",
+     .type = CONFIG_SWITCH,
+     .help = "RAM that guests have alike is there once (the host's KSM)",
+     .set = set_mem_merge},
     {.name = "disk",
      .type = CONFIG_TEXT,
      .value =

@@ -45,12 +45,19 @@ struct nido_machine {
     char names[NIDO_DISKS_MAX + NIDO_NETS_MAX][24];
 };
 
+static enum mem_backing backing_of(const struct nido_config *config)
+{
+    if (config->huge_pages)
+        return MEM_HUGETLB;
+    return config->mem_merge ? MEM_MERGEABLE : MEM_ANONYMOUS;
+}
+
 static struct machine_config vm_config(const struct nido_config *config)
 {
     return (struct machine_config){
         .mem_bytes = config->mem_bytes ? config->mem_bytes : DEFAULT_MEM_BYTES,
         .cpus = config->cpus ? config->cpus : 1,
-        .backing = config->huge_pages ? MEM_HUGETLB : MEM_ANONYMOUS,
+        .backing = backing_of(config),
     };
 }
 

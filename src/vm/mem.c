@@ -72,7 +72,14 @@ static int map_region(struct region *region, enum mem_backing backing, struct ni
     if (ret < 0)
         return error_errno(err, -ret, "guest memory: cannot map %llu MiB; ask for less with --mem",
                            (unsigned long long)mib);
-    return 0;
+    if (backing == MEM_MERGEABLE &&
+        madvise(region->host, region->range.length_bytes, MADV_MERGEABLE) < 0)
+        ret = error_errno(err, errno,
+                          "guest memory: this host's kernel merges no pages (it has no KSM); leave "
+                          "out mem-merge");
+    if (ret < 0)
+        munmap(region->mapping, region->mapping_bytes);
+    return ret;
 }
 
 int mem_create(struct mem **out, const struct mem_range *ranges, unsigned count,
@@ -167,7 +174,7 @@ int mem_gpa_of(const struct mem *mem, const void *at, uint64_t *gpa)
 /* Reserved pages of 2 MiB stay reserved for this process, so nobody would gain. */
 bool mem_can_discard(const struct mem *mem)
 {
-    return mem->backing == MEM_ANONYMOUS;
+    return mem->backing != MEM_HUGETLB;
 }
 
 /* MADV_DONTNEED, because what MADV_FREE gives back is counted as ours until the host runs short.

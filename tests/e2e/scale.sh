@@ -64,6 +64,39 @@ test_many_jobs_run_at_once() {
     same "$(leftovers)" '' 'what is left'
 }
 
+# ksm FIELD: pages, as the host's merging has them.
+ksm() { cat "/sys/kernel/mm/ksm/$1"; }
+
+# One kernel and one root, in the memory of several machines: the host keeps what is alike once.
+test_machines_that_are_alike_share_memory() {
+    prepare
+    local number pids=() status machines=4 looks=0
+    for ((number = 1; number <= machines; number++)); do
+        mkfifo "in$number"
+        job --mem-merge -- sh -c 'cat /bin/busybox | wc -c; read line; cat /bin/busybox | sha256sum; exit $1' sh "$number" \
+            <>"in$number" >"out$number" 2>"err$number" &
+        pids[number]=$!
+    done
+    for ((number = 1; number <= machines; number++)); do wait_for_job $number; done
+    same "$(ksm pages_sharing)" 0 'pages shared before anybody merges'
+    echo 5000 >/sys/kernel/mm/ksm/pages_to_scan
+    echo 1 >/sys/kernel/mm/ksm/run
+    # 8 MiB that are not like each other, as empty pages are; each stands for pages of at least two machines.
+    until (($(ksm pages_shared) > 2048)); do
+        ((++looks < 300)) || fail "only $(ksm pages_shared) pages are shared, after $(ksm full_scans) looks at all of them"
+        sleep 1
+    done
+    # What one writes is its own, and what it reads is what it was.
+    for ((number = 1; number <= machines; number++)); do echo go >"in$number"; done
+    for ((number = 1; number <= machines; number++)); do
+        status=0
+        wait "${pids[number]}" || status=$?
+        same "$status" $number "status of job $number"
+        same "$(tail -n 1 "out$number")" "$(sum_of "$(command -v busybox)")  -" "what job $number read"
+    done
+    same "$(ksm pages_sharing)" 0 'pages shared when all have ended'
+}
+
 # Processes, sockets and files of jobs.
 leftovers() {
     grep -lsz "^XDG_RUNTIME_DIR=$PWD/run$" /proc/[0-9]*/environ || true

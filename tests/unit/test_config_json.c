@@ -83,6 +83,7 @@ static void assert_same_machine(const struct nido_config *a, const struct nido_c
     assert_int_equal(a->mem_bytes, b->mem_bytes);
     assert_same_text(a->kernel_cache, b->kernel_cache);
     assert_int_equal(a->huge_pages, b->huge_pages);
+    assert_int_equal(a->mem_merge, b->mem_merge);
     assert_int_equal(a->disk_count, b->disk_count);
     for (unsigned i = 0; i < a->disk_count; i++) {
         assert_same_text(a->disks[i].path, b->disks[i].path);
@@ -175,6 +176,7 @@ static void json_that_is_wrong_is_refused_by_name(void **state)
         {"{\"cpus\": true}", "cpus: must be a number"},
         {"{\"cpus\": 1.5}", "cpus: must be a number"},
         {"{\"mem\": 1e9}", "mem: must be a string such as \"512M\", or a number of bytes"},
+        {"{\"mem-merge\": 1}", "mem-merge: must be true or false"},
         {"{\"hugepages\": 1}", "hugepages: must be true or false"},
         {"{\"hugepages\": \"yes\"}", "hugepages: must be true or false"},
         {"{\"disk\": \"a.img\"}", "disk: must be an array, since --disk may be repeated"},
@@ -338,6 +340,7 @@ static void what_is_dumped_loads_as_the_same(void **state)
         {"--kernel", "/boot/with \"quotes\" and \\", "--initrd", "i", "--cmdline",
          "a=b c,d \t\xc3\xa9", "--cpus", "64", "--mem", "1024G", "--hugepages", NULL, "--console",
          "file=/tmp/x=y", "--kernel-cache", "none", "--dump-acpi", "/tmp/d"},
+        {"--kernel", "k", "--mem-merge", NULL},
         {"--kernel", "k", "--disk", "a,,b=c,ro,direct,format=raw,queues=7,id=x,,y", "--disk", "ro",
          "--disk", "c,id=z=1,overlay,cache=unsafe", "--disk", "d,overlay=e,,f,format=qcow2",
          "--net", "tap=t,,u,mac=52:54:00:ab:cd:ef", "--net",

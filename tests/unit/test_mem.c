@@ -5,7 +5,9 @@
 #include "cmocka_nido.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct mem_range two_regions[] = {{0, MIB}, {4 * GIB, MIB}};
 
@@ -123,6 +125,43 @@ static void mem_refuses_to_discard_what_is_no_memory_or_no_pages(void **state)
         assert_int_equal(mem_discard(*state, bad[i].gpa, bad[i].length), bad[i].error);
 }
 
+/* One that takes mergeable memory says so in its flags (proc(5), smaps: VmFlags, "mg"). */
+static bool is_mergeable(const void *at)
+{
+    char line[512];
+    bool there = false;
+    FILE *maps = fopen("/proc/self/smaps", "re");
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps)) {
+        unsigned long start, end;
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            there = (uintptr_t)at >= start && (uintptr_t)at < end;
+        if (there && strncmp(line, "VmFlags:", strlen("VmFlags:")) == 0)
+            break;
+    }
+    fclose(maps);
+    return there && strstr(line, " mg ");
+}
+
+static void mem_is_merged_only_where_that_is_asked_for(void **state)
+{
+    struct mem *mem;
+    struct nido_error err;
+    const struct mem_range range = {0, 4 * MIB};
+    assert_false(is_mergeable(mem_for_read(*state, 0, 1)));
+    int ret = mem_create(&mem, &range, 1, MEM_MERGEABLE, &err);
+    if (access("/sys/kernel/mm/ksm/run", F_OK) < 0) {
+        assert_int_equal(ret, -EINVAL);
+        assert_non_null(strstr(err.text, "mem-merge"));
+        return;
+    }
+    assert_int_equal(ret, 0);
+    assert_true(is_mergeable(mem_for_read(mem, 0, 1)));
+    assert_true(is_mergeable(mem_for_read(mem, 4 * MIB - 1, 1)));
+    assert_true(mem_can_discard(mem));
+    mem_destroy(mem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -135,6 +174,7 @@ int main(void)
         cmocka_unit_test(mem_finds_the_way_back_from_a_pointer),
         cmocka_unit_test(mem_discards_pages_and_no_others),
         cmocka_unit_test(mem_refuses_to_discard_what_is_no_memory_or_no_pages),
+        cmocka_unit_test(mem_is_merged_only_where_that_is_asked_for),
         cmocka_unit_test(mem_without_reserved_huge_pages_says_how_to_get_them),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
