@@ -346,6 +346,8 @@ static int check(const struct nido_config *config, struct nido_error *err)
         return error_set(err, EINVAL, "too many vCPUs, disks, networks, ports or shares");
     if (config->balloon.target_bytes >= (config->mem_bytes ? config->mem_bytes : DEFAULT_MEM_BYTES))
         return error_set(err, EINVAL, "the balloon takes all the memory that there is, or more");
+    if (config->huge_pages && config->mem_merge)
+        return error_set(err, EINVAL, "reserved huge pages cannot be merged");
     return 0;
 }
 

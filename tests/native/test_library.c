@@ -2,10 +2,12 @@
 /* A program that makes machines itself, several in one process. */
 #include "unit/cmocka_nido.h"
 
+#include <errno.h>
 #include <nido/machine.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static char kernel_path[512];
@@ -36,6 +38,27 @@ static void a_machine_can_be_made_again_and_again(void **state)
         assert_int_equal(nido_machine_start(machine, NULL), 0);
         assert_int_equal(wait_for_end(machine, NULL), NIDO_POWERED_OFF);
         nido_machine_destroy(machine);
+    }
+}
+
+static void a_machine_that_cannot_be_is_refused(void **state)
+{
+    static const struct {
+        struct nido_config config;
+        const char *why;
+    } cases[] = {
+        {{.console = NIDO_CONSOLE_NONE}, "no kernel"},
+        {{.kernel = "k", .cpus = NIDO_CPUS_MAX + 1}, "too many"},
+        {{.kernel = "k", .disk_count = NIDO_DISKS_MAX + 1}, "too many"},
+        {{.kernel = "k", .mem_bytes = 64 << 20, .balloon = {.target_bytes = 64 << 20}}, "balloon"},
+        {{.kernel = "k", .huge_pages = true, .mem_merge = true}, "merged"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct nido_machine *machine = NULL;
+        struct nido_error err;
+        assert_int_equal(nido_machine_create(&machine, &cases[i].config, &err), -EINVAL);
+        assert_non_null(strstr(err.text, cases[i].why));
+        assert_null(machine);
     }
 }
 
@@ -138,6 +161,7 @@ int main(void)
         return 77; /* meson: skipped */
     }
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_machine_that_cannot_be_is_refused),
         cmocka_unit_test(a_machine_can_be_made_again_and_again),
         cmocka_unit_test(two_machines_live_in_one_process),
         cmocka_unit_test(a_machine_that_never_started_is_destroyed_cleanly),
