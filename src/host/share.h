@@ -47,8 +47,9 @@ struct share_config {
                        * file, in which nothing else is seen or changed */
     bool read_only;
     /* Directories, open files and the rest's nodes take a descriptor each; while they are scarce, a
-     * node of what is not open goes without, and is found again by name. What then was renamed on
-     * the host is -ESTALE, which makes Linux look it up anew. */
+     * node of what is not open goes without, and is found again by name, on file systems that know
+     * when a file was born. What then was renamed, on either side, is -ESTALE, which makes Linux
+     * look it up anew. */
     unsigned descriptors_max;
     unsigned nodes_max; /* what they take is memory: about 120 bytes each, and a name */
 };

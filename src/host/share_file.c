@@ -60,7 +60,8 @@ int share_open_file(struct share *share, uint64_t number, int flags, bool drop_s
     int fd = share_reopen(share, share_node_fd(share, node), flags & OPEN_FLAGS);
     if (fd < 0)
         return fd;
-    if (drop_suid)
+    /* The mode of what is only read stays, whatever is asked for: the share may be read-only. */
+    if (drop_suid && opens_to_change(flags))
         share_drop_suid(fd);
     return share_add_handle(share, fd, number, false, handle);
 }

@@ -58,9 +58,10 @@ static bool is_lost(const struct share_node *node)
     return node->name && !node->directory;
 }
 
+/* What could not be told from a later file of its number, were it closed, is never idle. */
 static bool is_idle(const struct share_node *node)
 {
-    return node->fd >= 0 && node->name && !node->handles;
+    return node->fd >= 0 && node->name && node->born_ns && !node->handles;
 }
 
 /* What is idle may change between these two. */

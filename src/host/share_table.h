@@ -32,7 +32,7 @@ struct share_node {
     /* Of what is no directory: */
     char *name;            /* by which it was last found in */
     uint64_t directory;    /* that node; 0: another file has taken its place, and it is lost */
-    uint64_t born_ns;      /* 0: the file system does not say */
+    uint64_t born_ns;      /* 0: the file system does not say; then it stays open */
     uint32_t handles;      /* of it */
     uint32_t older, newer; /* among the idle ones; 0: none */
 };

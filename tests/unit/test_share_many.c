@@ -190,6 +190,33 @@ static void share_tells_a_new_file_from_an_old_one_of_that_number(void **state)
     skip(); /* not this file system */
 }
 
+/* Those of proc(5) have no time of birth. */
+static void share_keeps_open_what_it_could_not_tell_from_another(void **state)
+{
+    struct share_entry entry;
+    struct statx attr;
+    struct dirent *file;
+    uint64_t nodes[FEW];
+    unsigned count = 0;
+    int ret = 0;
+    snprintf(share_directory, sizeof(share_directory), "/proc/sys/net/ipv4");
+    share_open_with(FEW, 1000);
+    DIR *directory = opendir(share_directory);
+    assert_non_null(directory);
+    while (ret == 0 && count < FEW && (file = readdir(directory))) {
+        if (file->d_type != DT_REG)
+            continue;
+        ret = share_lookup(share, SHARE_ROOT, file->d_name, &entry);
+        if (ret == 0)
+            nodes[count++] = entry.node;
+    }
+    closedir(directory);
+    assert_int_equal(ret, -ENFILE);
+    assert_int_equal(count, FEW - 1);
+    for (unsigned i = 0; i < count; i++)
+        assert_int_equal(share_stat(share, nodes[i], &attr), 0);
+}
+
 static void share_is_full_of_directories_and_open_files(void **state)
 {
     struct share_entry entry;
@@ -265,6 +292,7 @@ int main(void)
         PROMISE(share_finds_no_other_file_for_one_that_it_closed),
         PROMISE(share_keeps_open_what_has_handles),
         PROMISE(share_tells_a_new_file_from_an_old_one_of_that_number),
+        PROMISE(share_keeps_open_what_it_could_not_tell_from_another),
         PROMISE(share_is_full_of_directories_and_open_files),
         PROMISE(share_lists_an_entry_once_more),
         PROMISE(share_holds_no_descriptor_of_a_failure),

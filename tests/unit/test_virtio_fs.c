@@ -276,6 +276,15 @@ static void fs_takes_suid_off_when_asked(void **state)
                      sizeof(out));
     assert_int_equal(fs_get(&bench, node, &attr), 0);
     assert_int_equal(attr.mode, S_IFREG | 0755);
+    assert_int_equal(chmod(fs_path(&bench, "f"), 06755), 0);
+    const struct fuse_open_in truncate = {.flags = O_RDWR | O_TRUNC,
+                                          .open_flags = FUSE_OPEN_KILL_SUIDGID};
+    struct fuse_open_out opened;
+    assert_int_equal(fs_call(&bench, FUSE_OPEN, node, (struct fs_parts){FS_FIXED(truncate)},
+                             &opened, sizeof(opened)),
+                     sizeof(opened));
+    assert_int_equal(fs_get(&bench, node, &attr), 0);
+    assert_int_equal(attr.mode, S_IFREG | 0755);
 }
 
 static void fs_tells_the_file_systems_size(void **state)

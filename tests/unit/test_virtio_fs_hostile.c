@@ -423,6 +423,14 @@ static void fs_changes_nothing_in_a_read_only_share(void **state)
         assert_int_equal(fs_open_node(&bench, fs_find(&bench, "user.x"), flags[i], &handle),
                          -EROFS);
     assert_int_equal(fs_open_node(&bench, fs_find(&bench, "user.x"), O_RDONLY, &handle), 0);
+    assert_int_equal(chmod(fs_path(&bench, "user.x"), 06755), 0);
+    const struct fuse_open_in kill = {.flags = O_RDONLY, .open_flags = FUSE_OPEN_KILL_SUIDGID};
+    assert_int_equal(fs_call(&bench, FUSE_OPEN, fs_find(&bench, "user.x"),
+                             (struct fs_parts){FS_FIXED(kill)}, reply,
+                             sizeof(struct fuse_open_out)),
+                     sizeof(struct fuse_open_out));
+    assert_int_equal(stat(fs_path(&bench, "user.x"), &after), 0);
+    assert_int_equal(after.st_mode, S_IFREG | 06755);
     const struct fuse_fallocate_in allocate = {.fh = handle, .length = 100};
     assert_int_equal(
         fs_call(&bench, FUSE_FALLOCATE, 0, (struct fs_parts){FS_FIXED(allocate)}, NULL, 0), -EROFS);
