@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "base/own.h"
 #include "base/trace.h"
 
 #include <errno.h>
@@ -42,6 +43,12 @@ void chores_print_report(const char *report)
         log_error("%.*s", length, report);
         report += length + (report[length] == '\n');
     }
+}
+
+int chores_check_trace(const char *path, struct nido_error *err)
+{
+    own_fd int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+    return fd < 0 ? error_errno(err, errno, "trace %s: cannot be written", path) : 0;
 }
 
 void chores_show_trace(const char *path, bool timeline, uint64_t guest_start_ns)

@@ -20,6 +20,8 @@ void chores_print_status(const char *name, struct nido_machine *machine);
 /* A share keeps a descriptor for each file that the guest knows; the usual limit of 1024 is there for
  * programs that use select(). Where it cannot be raised, the guest is told when it is reached. */
 void chores_allow_many_files(const struct nido_config *machine);
+/* Whether it can be written, before there is something to trace; makes the file. */
+int chores_check_trace(const char *path, struct nido_error *err);
 /* Where tracing is on, and threads have stopped: nobody adds to it any more. `path` may be NULL. */
 void chores_show_trace(const char *path, bool timeline, uint64_t guest_start_ns);
 /* Line by line: a raw terminal needs a carriage return with each. NULL: nothing. */

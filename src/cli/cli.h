@@ -32,6 +32,10 @@ int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
+/* The value of `flag` at argv[*at], which is behind an equals sign or the next word; *at is then that of its last word.
+ * NULL: it is another flag, or has no value. */
+char *cli_flag_value(const char *flag, int argc, char **argv, int *at);
+
 /* The flags: those that fit a screen, or all. */
 void help_run(FILE *to, bool all);
 

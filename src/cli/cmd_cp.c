@@ -99,6 +99,7 @@ static int take_paths(struct copy *copy, struct nido_error *err)
 /* False: it is not said as it should be. */
 static bool parse(struct copy *copy, int argc, char **argv)
 {
+    const char *value;
     int i = 1;
     for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
         if (strcmp(argv[i], "--") == 0) {
@@ -107,8 +108,8 @@ static bool parse(struct copy *copy, int argc, char **argv)
         }
         if (strcmp(argv[i], "--setuid") == 0)
             copy->setuid = true;
-        else if (strcmp(argv[i], "--user") == 0 && i + 1 < argc)
-            copy->user = argv[++i];
+        else if ((value = cli_flag_value("--user", argc, argv, &i)))
+            copy->user = value;
         else
             return false;
     }

@@ -35,9 +35,19 @@ struct exec {
 
 static int usage(void)
 {
-    log_error("usage: nido exec [--env NAME=VALUE]... [--workdir DIR] [--user USER] [--tty] "
+    log_error("usage: nido exec [--env NAME[=VALUE]]... [--workdir DIR] [--user USER] [--tty] "
               "[--result FILE] NAME -- COMMAND [ARGUMENT]...");
     return EXIT_NIDO_FAILED;
+}
+
+/* A name alone is a variable of this process, not of the one that runs the machine. */
+static void add_variable(struct exec *exec, const char *text)
+{
+    const char *value = getenv(text);
+    if (strchr(text, '='))
+        json_array_append_new(exec->env, json_string(text));
+    else if (value)
+        json_array_append_new(exec->env, json_sprintf("%s=%s", text, value));
 }
 
 /* False: it is not said as it should be. */
@@ -45,17 +55,17 @@ static bool parse(struct exec *exec, int argc, char **argv)
 {
     int i = 1;
     for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        bool has_value = i + 1 < argc;
+        const char *value;
         if (strcmp(argv[i], "--tty") == 0)
             exec->tty = true;
-        else if (strcmp(argv[i], "--env") == 0 && has_value)
-            json_array_append_new(exec->env, json_string(argv[++i]));
-        else if (strcmp(argv[i], "--workdir") == 0 && has_value)
-            exec->directory = argv[++i];
-        else if (strcmp(argv[i], "--user") == 0 && has_value)
-            exec->user = argv[++i];
-        else if (strcmp(argv[i], "--result") == 0 && has_value)
-            exec->result = argv[++i];
+        else if ((value = cli_flag_value("--env", argc, argv, &i)))
+            add_variable(exec, value);
+        else if ((value = cli_flag_value("--workdir", argc, argv, &i)))
+            exec->directory = value;
+        else if ((value = cli_flag_value("--user", argc, argv, &i)))
+            exec->user = value;
+        else if ((value = cli_flag_value("--result", argc, argv, &i)))
+            exec->result = value;
         else if (argv[i][0] != '-' && !exec->name)
             exec->name = argv[i];
         else

@@ -60,6 +60,7 @@ struct run {
     struct loop_task quit_task, output_closed_task;
     int stopped_by;   /* the signal that asked for the end; 0: none */
     const char *plug; /* why it was pulled, in a word of --result; NULL: it was not */
+    bool has_pidfile; /* written, and ours to remove */
     unsigned restarts;
     struct nido_traffic traffic; /* of machines that were */
     struct answers answers;      /* on the control socket */
@@ -339,8 +340,6 @@ static int set_up(struct run *run, struct nido_error *err)
     int ret = loop_create(&run->loop, "main", err);
     if (ret == 0)
         ret = detach_watch(&run->detach, run->loop, &run->quit_task, err);
-    if (ret == 0 && run->flags.result)
-        ret = result_check(run->flags.result, err);
     if (ret == 0)
         ret = take_signals(run, err);
     if (ret == 0)
@@ -354,7 +353,7 @@ static int set_up(struct run *run, struct nido_error *err)
     run->answers.name = run->flags.name;
     run->answers.hub = run->hub;
     run->answers.job = run->job;
-    return ret == 0 ? chores_write_pidfile(run->flags.pidfile, err) : ret;
+    return ret;
 }
 
 static int build(struct run *run, struct nido_error *err)
@@ -375,6 +374,10 @@ static int build(struct run *run, struct nido_error *err)
         ret = watch(run, &run->ended, nido_machine_fd(run->machine), on_ended, err);
     if (ret == 0)
         tell_size(run);
+    /* Not earlier: what cannot start leaves that of another machine alone. */
+    if (ret == 0)
+        ret = chores_write_pidfile(run->flags.pidfile, err);
+    run->has_pidfile |= ret == 0 && run->flags.pidfile;
     return ret;
 }
 
@@ -503,25 +506,32 @@ static void tear_down(struct run *run)
     for (unsigned i = 0; i < ARRAY_SIZE(sources); i++)
         if (sources[i]->fd >= 0)
             close(sources[i]->fd);
-    if (run->flags.pidfile && run->control)
+    if (run->has_pidfile)
         unlink(run->flags.pidfile);
     answers_finish(&run->answers);
     trace_disable();
     run_flags_finish(&run->flags);
 }
 
-/* What could not start, or not again, leaves a record as well. */
+/* What could not start, or not again, leaves a record as well, where one can be written. */
 static void record_failure(struct run *run, const struct nido_error *err)
 {
-    if (err->code && run->control)
+    struct nido_error unwritable;
+    if (err->code && run->flags.result && result_check(run->flags.result, &unwritable) == 0)
         conclude(run, "failed", EXIT_NIDO_FAILED, err->text);
+}
+
+static int check_outputs(const struct run_flags *flags, struct nido_error *err)
+{
+    int ret = flags->result ? result_check(flags->result, err) : 0;
+    return ret == 0 && flags->trace ? chores_check_trace(flags->trace, err) : ret;
 }
 
 static int run_to_the_end(struct run *run, struct nido_error *err)
 {
     int status = EXIT_NIDO_FAILED;
     bool restart = true;
-    if (job_check_flags(&run->flags, err) < 0)
+    if (check_outputs(&run->flags, err) < 0 || job_check_flags(&run->flags, err) < 0)
         return status;
     if (run->flags.detach && detach_begin(&run->detach, err) < 0)
         return status;
@@ -530,7 +540,7 @@ static int run_to_the_end(struct run *run, struct nido_error *err)
     if ((run->flags.trace || run->flags.timeline) && trace_enable(err) < 0)
         return status;
     if (roots_prepare(&run->flags.job, err) < 0)
-        return conclude(run, "failed", status, err->text);
+        return status;
     if (set_up(run, err) < 0)
         return status;
     while (restart) {
@@ -556,16 +566,16 @@ int cmd_run(int argc, char **argv)
     struct nido_error err = {0};
     int status = EXIT_NIDO_FAILED;
     detach_init(&run.detach);
-    if (run_flags_parse(&run.flags, argc, argv, &err) == 0) {
-        if (run.flags.help) {
-            help_run(stdout, run.flags.help_all);
-            status = 0;
-        } else if (run.flags.config.dump) {
-            status = config_dump(&run.flags.config, stdout, &err) < 0 ? EXIT_NIDO_FAILED : 0;
-        } else {
-            status = run_to_the_end(&run, &err);
-            record_failure(&run, &err);
-        }
+    if (run_flags_parse(&run.flags, argc, argv, &err) < 0) {
+        record_failure(&run, &err);
+    } else if (run.flags.help) {
+        help_run(stdout, run.flags.help_all);
+        status = 0;
+    } else if (run.flags.config.dump) {
+        status = config_dump(&run.flags.config, stdout, &err) < 0 ? EXIT_NIDO_FAILED : 0;
+    } else {
+        status = run_to_the_end(&run, &err);
+        record_failure(&run, &err);
     }
     if (err.code)
         log_error("%s", err.text);

@@ -35,7 +35,7 @@ int main(int argc, char **argv)
 {
     fill_standard_descriptors();
     if (argc < 2) {
-        cmd_help(1, argv);
+        cmd_help(0, argv);
         return EXIT_NIDO_FAILED;
     }
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)

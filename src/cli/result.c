@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int result_code(enum nido_end end, const char *plug, int stopped_by)
@@ -117,9 +118,14 @@ static int open_temporary(const char *temporary)
 int result_check(const char *path, struct nido_error *err)
 {
     char temporary[PATH_MAX];
+    struct stat there;
     int ret = name_temporary(path, temporary, err);
     if (ret < 0)
         return ret;
+    /* A file takes its place: a device, or a FIFO that somebody reads, would be gone. */
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode))
+        return error_set(err, EINVAL, "result %s: is no regular file, and one would replace it",
+                         path);
     own_fd int fd = open_temporary(temporary);
     if (fd < 0)
         return error_errno(err, errno, "result %s: cannot be written", path);

@@ -33,7 +33,7 @@ struct result {
 const char *result_reason(enum nido_end end, const char *plug);
 int result_code(enum nido_end end, const char *plug, int stopped_by);
 
-/* Whether the record can be written, before it is worth something. */
+/* Whether the record can be written, before it is worth something. What is there and no file would be replaced: refused. */
 int result_check(const char *path, struct nido_error *err);
 
 /* Written beside the file and moved in its place, so that a reader sees a whole one or none. */

@@ -130,8 +130,10 @@ static int net_mac(void *target, const char *value, struct nido_error *err)
     struct net_target *wanted = target;
     uint8_t *mac = wanted->net.mac;
     char end;
-    if (strlen(value) != 17 || sscanf(value, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0],
-                                      &mac[1], &mac[2], &mac[3], &mac[4], &mac[5], &end) != 6)
+    /* sscanf() alone would take signs and blanks as well. */
+    if (strlen(value) != 17 || strspn(value, "0123456789abcdefABCDEF:") != 17 ||
+        sscanf(value, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0], &mac[1], &mac[2], &mac[3],
+               &mac[4], &mac[5], &end) != 6)
         return error_set(err, EINVAL, "'%s' is not six bytes like 52:54:00:12:34:56", value);
     if (mac[0] & 1)
         return error_set(err, EINVAL, "'%s' is a multicast address; make the first byte even",

@@ -481,11 +481,11 @@ test_exec_runs_one_more_command() {
     prepare
     start_job --name box -- sh -c 'echo from the first >/tmp/note; echo ready; sleep 1000'
     status=0
-    echo input | as_user nido exec --env A=b --workdir /tmp --user worker box -- \
-        sh -c 'cat note; cat; echo $A >&2; pwd; id -u; exit 5' >exec.out 2>exec.err || status=$?
+    echo input | C=d as_user nido exec --env A=b --env C --env NONE --workdir /tmp --user=worker box -- \
+        sh -c 'cat note; cat; echo $A $C ${NONE-none} >&2; pwd; id -u; exit 5' >exec.out 2>exec.err || status=$?
     expect_status 5
     same "$(tr '\n' ' ' <exec.out)" 'from the first input /tmp 1234 ' 'output of the second'
-    same "$(cat exec.err)" b 'its errors'
+    same "$(cat exec.err)" 'b d none' 'its errors'
     status=0
     as_user nido exec box -- nonesuch 2>exec.err || status=$?
     expect_status 127

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void detached_machines_are_listed_and_stopped_by_name(void **state)
@@ -220,6 +221,60 @@ static void a_machine_that_cannot_start_leaves_a_result(void **state)
     json_decref(result);
 }
 
+/* Also what is refused before anything of a machine is there takes the place of an older record. */
+static void what_is_refused_early_leaves_a_result(void **state)
+{
+    static const char *const refused[] = {"--mem=1", "--no-such-flag", "--name=a/b", "--tty"};
+    for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+        json_t *result = result_of("hello", refused[i]);
+        assert_string_equal(json_string_value(json_object_get(result, "reason")), "failed");
+        json_decref(result);
+    }
+}
+
+static void a_result_replaces_nothing_but_a_file(void **state)
+{
+    char fifo[128], option[160];
+    struct stat there;
+    snprintf(fifo, sizeof(fifo), "%s/fifo", directory);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    const char *const paths[] = {fifo, "/dev/null", directory};
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+        snprintf(option, sizeof(option), "--result=%s", paths[i]);
+        runner_run(&r, "hello", ARGS(option));
+        assert_int_equal(r.status, 125);
+        assert_non_null(strstr(r.err_text, "no regular file"));
+        assert_int_equal(r.out_length, 0);
+        assert_int_equal(stat(paths[i], &there), 0);
+        assert_false(S_ISREG(there.st_mode));
+    }
+    assert_int_equal(unlink(fifo), 0);
+}
+
+/* It may be that of a machine which runs. */
+static void a_pidfile_is_removed_by_whom_it_names_alone(void **state)
+{
+    char path[128], option[160];
+    snprintf(path, sizeof(path), "%s/pid", directory);
+    snprintf(option, sizeof(option), "--pidfile=%s", path);
+    start_with("spin", "m", option);
+    runner_run(&r, "no_such_guest", ARGS(option));
+    assert_int_equal(r.status, 125);
+    assert_int_equal(access(path, F_OK), 0);
+    runner_run(&r, "hello", ARGS(option, "--name=m"));
+    assert_int_equal(r.status, 125);
+    assert_int_equal(access(path, F_OK), 0);
+    tell("stop", "--force", "m", NULL);
+}
+
+static void a_trace_that_cannot_be_written_is_told_at_the_start(void **state)
+{
+    runner_run(&r, "hello", ARGS("--trace=/does/not/exist/trace"));
+    assert_int_equal(r.status, 125);
+    assert_int_equal(r.out_length, 0);
+    assert_non_null(strstr(r.err_text, "/does/not/exist/trace"));
+}
+
 static void the_result_file_says_how_it_ended(void **state)
 {
     static const struct {
@@ -348,6 +403,10 @@ int main(void)
         cmocka_unit_test(the_result_files_peak_memory_is_nidos_own),
         cmocka_unit_test(a_result_that_cannot_be_written_is_told_at_the_start),
         cmocka_unit_test(a_machine_that_cannot_start_leaves_a_result),
+        cmocka_unit_test(what_is_refused_early_leaves_a_result),
+        cmocka_unit_test(a_result_replaces_nothing_but_a_file),
+        cmocka_unit_test(a_pidfile_is_removed_by_whom_it_names_alone),
+        cmocka_unit_test(a_trace_that_cannot_be_written_is_told_at_the_start),
         cmocka_unit_test(a_link_in_the_results_way_is_not_followed),
         cmocka_unit_test(the_trace_is_json_with_steps_and_exits),
         cmocka_unit_test(the_timeline_names_the_steps),
