@@ -31,6 +31,20 @@ static void fill_standard_descriptors(void)
             return;
 }
 
+/* What a command printed may still be on its way, to a disk that is full. */
+static int flush_output(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    log_error("standard output: cannot be written");
+    return status ? status : EXIT_NIDO_FAILED;
+}
+
+static bool asks_for_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
 int main(int argc, char **argv)
 {
     fill_standard_descriptors();
@@ -38,9 +52,14 @@ int main(int argc, char **argv)
         cmd_help(0, argv);
         return EXIT_NIDO_FAILED;
     }
-    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) != 0)
+            continue;
+        /* Only that of run has flags enough for a page of their own. */
+        if (argc > 2 && commands[i].run != cmd_run && asks_for_help(argv[2]))
+            return flush_output(cmd_help(1, argv));
+        return flush_output(commands[i].run(argc - 1, argv + 1));
+    }
     log_error("'%s' is not a command; 'nido help' lists them", argv[1]);
     return EXIT_NIDO_FAILED;
 }

@@ -53,6 +53,23 @@ static void a_name_in_use_is_refused(void **state)
     assert_int_equal(r.status, 0);
 }
 
+static void every_command_helps(void **state)
+{
+    static const char *const commands[] = {"ps", "stop", "exec", "cp", "kernel", "console"};
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        tell(commands[i], i % 2 ? "-h" : "--help", NULL);
+        assert_int_equal(r.status, 0);
+        assert_non_null(strstr(r.out_text, commands[i]));
+        assert_string_equal(r.err_text, "");
+    }
+}
+
+static void a_full_disk_is_told(void **state)
+{
+    int status = system("\"$NIDO\" ps >/dev/full 2>/dev/null");
+    assert_int_equal(WEXITSTATUS(status), 125);
+}
+
 static void unknown_names_and_bad_ones_are_told(void **state)
 {
     tell("stop", "nobody", NULL);
@@ -390,6 +407,8 @@ int main(void)
         cmocka_unit_test(detached_machines_are_listed_and_stopped_by_name),
         cmocka_unit_test(a_killed_machine_is_gone_and_its_name_is_free),
         cmocka_unit_test(a_name_in_use_is_refused),
+        cmocka_unit_test(every_command_helps),
+        cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(unknown_names_and_bad_ones_are_told),
         cmocka_unit_test(pause_holds_and_resume_lets_go),
         cmocka_unit_test(stats_count_exits_and_what_devices_did),
