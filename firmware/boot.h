@@ -45,4 +45,8 @@ struct boot_entry {
 int boot_load(const struct boot_request *request, struct mem *mem, struct boot_entry *entry,
               struct nido_error *err);
 
+/* Whether this architecture boots such a file, by its header. The sentence leaves the path to the
+ * caller's prefix. */
+int boot_check(const char *kernel_path, struct nido_error *err);
+
 #endif

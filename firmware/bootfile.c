@@ -33,6 +33,16 @@ int bootfile_open(struct bootfile *file, const char *path, struct nido_error *er
     return 0;
 }
 
+int bootfile_open_head(struct bootfile *file, const char *path, void *head, size_t *length,
+                       struct nido_error *err)
+{
+    int r = bootfile_open(file, path, err);
+    if (r < 0)
+        return r;
+    *length = MIN(file->size_bytes, (uint64_t)*length);
+    return bootfile_read(file, 0, head, *length, err);
+}
+
 void bootfile_close(struct bootfile *file)
 {
     if (file->fd >= 0)

@@ -19,6 +19,9 @@ struct bootfile {
 
 /* Opens a regular file that is not empty. The sentence leaves the path to the caller's prefix. */
 int bootfile_open(struct bootfile *file, const char *path, struct nido_error *err);
+/* The same, and reads its first bytes: as many as it has of *length, which becomes how many. */
+int bootfile_open_head(struct bootfile *file, const char *path, void *head, size_t *length,
+                       struct nido_error *err);
 void bootfile_close(struct bootfile *file); /* for own_bootfile; closing twice is harmless */
 
 #define own_bootfile __attribute__((cleanup(bootfile_close)))

@@ -2,6 +2,7 @@
 #include "firmware/kernel_store.h"
 
 #include "base/own.h"
+#include "firmware/boot.h"
 #include "firmware/bootfile.h"
 #include "firmware/guest/program.h"
 #include "firmware/guest_initrd.h"
@@ -192,6 +193,8 @@ int kernel_store_add(const char *name, const char *kernel_path, const char *modu
     char store[PATH_MAX], entry[PATH_MAX], temporary[PATH_MAX], mark[64];
     char present[KERNEL_NAME_BYTES];
     int ret = check_name(name, err);
+    if (ret == 0)
+        ret = boot_check(kernel_path, err);
     if (ret == 0)
         ret = kernel_store_path(store, err);
     if (ret == 0)

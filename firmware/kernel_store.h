@@ -34,7 +34,7 @@ int kernel_store_path(char path[PATH_MAX], struct nido_error *err);
 int kernel_store_lock(struct nido_error *err);
 
 /* Under the lock. Takes in a kernel file and its /lib/modules/VERSION, and makes it the default where there is none.
- * One of that name is replaced. */
+ * One of that name is replaced. A file that is no kernel for this host is refused. */
 int kernel_store_add(const char *name, const char *kernel_path, const char *modules_path,
                      struct nido_error *err);
 

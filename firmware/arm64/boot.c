@@ -13,21 +13,31 @@
 #include <errno.h>
 #include <string.h>
 
+#define WANTED "an arm64 Image"
+
 static int load_kernel(struct image_place *place, const struct boot_request *request,
                        struct mem *mem, struct nido_error *err)
 {
     uint8_t head[FOREIGN_HEAD_BYTES];
     own_bootfile struct bootfile file = {.fd = -1};
-    int r = bootfile_open(&file, request->kernel_path, err);
-    if (r < 0)
-        return r;
-    size_t length = MIN(file.size_bytes, (uint64_t)sizeof(head));
-    r = bootfile_read(&file, 0, head, length, err);
+    size_t length = sizeof(head);
+    int r = bootfile_open_head(&file, request->kernel_path, head, &length, err);
     if (r < 0)
         return r;
     if (image_recognise(head, length))
         return image_load(&file, request->cache_path, mem, place, err);
-    return foreign_error(head, length, "an arm64 Image", err);
+    return foreign_error(head, length, WANTED, err);
+}
+
+int boot_check(const char *kernel_path, struct nido_error *err)
+{
+    uint8_t head[FOREIGN_HEAD_BYTES];
+    own_bootfile struct bootfile file = {.fd = -1};
+    size_t length = sizeof(head);
+    int r = bootfile_open_head(&file, kernel_path, head, &length, err);
+    if (r < 0)
+        return r;
+    return image_recognise(head, length) ? 0 : foreign_error(head, length, WANTED, err);
 }
 
 static int check_cmdline(const char *cmdline, struct nido_error *err)

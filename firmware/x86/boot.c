@@ -19,6 +19,8 @@
 #include <elf.h>
 #include <errno.h>
 
+#define WANTED "a bzImage or an x86-64 ELF vmlinux"
+
 /* A kernel without a header of its own: Linux's COMMAND_LINE_SIZE on x86, and no limit on where the
  * initrd lies but what the zero page's 32-bit fields and the MMIO hole allow. */
 #define ELF_CMDLINE_BYTES  2047u
@@ -81,18 +83,32 @@ static int load_kernel(struct kernel *kernel, const struct boot_request *request
 {
     uint8_t head[FOREIGN_HEAD_BYTES];
     own_bootfile struct bootfile file = {.fd = -1};
-    int r = bootfile_open(&file, request->kernel_path, err);
-    if (r < 0)
-        return r;
-    size_t length = MIN(file.size_bytes, (uint64_t)sizeof(head));
-    r = bootfile_read(&file, 0, head, length, err);
+    size_t length = sizeof(head);
+    int r = bootfile_open_head(&file, request->kernel_path, head, &length, err);
     if (r < 0)
         return r;
     if (bzimage_recognise(head, length))
         return load_bzimage(kernel, &file, request->cache_path, mem, err);
     if (length >= SELFMAG && memcmp(head, ELFMAG, SELFMAG) == 0)
         return load_elf(kernel, &file, mem, err);
-    return foreign_error(head, length, "a bzImage or an x86-64 ELF vmlinux", err);
+    return foreign_error(head, length, WANTED, err);
+}
+
+int boot_check(const char *kernel_path, struct nido_error *err)
+{
+    uint8_t head[FOREIGN_HEAD_BYTES];
+    struct bzimage image;
+    own_bootfile struct bootfile file = {.fd = -1};
+    size_t length = sizeof(head);
+    int r = bootfile_open_head(&file, kernel_path, head, &length, err);
+    if (r < 0)
+        return r;
+    if (bzimage_recognise(head, length))
+        return bzimage_parse(&image, &file, err);
+    if (length >= sizeof(Elf64_Ehdr) && memcmp(head, ELFMAG, SELFMAG) == 0 &&
+        get_le16(head + offsetof(Elf64_Ehdr, e_machine)) == EM_X86_64)
+        return 0;
+    return foreign_error(head, length, WANTED, err);
 }
 
 static int write_tables(const struct kernel *kernel, const struct initrd *initrd, uint64_t rsdp_gpa,

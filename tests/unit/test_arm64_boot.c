@@ -9,6 +9,7 @@
 
 #include "cmocka_nido.h"
 
+#include <errno.h>
 #include <libfdt.h>
 #include <string.h>
 
@@ -54,7 +55,12 @@ static int boot_with(struct bench *bench, const struct blob *kernel, const struc
         .cmdline = cmdline,
         .tables_gpa = DEVICETREE_GPA,
     };
-    return boot_load(&request, bench->mem, &bench->entry, &bench->err);
+    int r = boot_load(&request, bench->mem, &bench->entry, &bench->err);
+    struct nido_error err;
+    /* What boots must be let in. */
+    if (r == 0 && boot_check(kernel_file.path, &err) < 0)
+        fail_msg("%s", err.text);
+    return r;
 }
 
 static void boot(struct bench *bench, const struct blob *kernel, const struct blob *initrd)
@@ -238,6 +244,11 @@ static void boot_says_what_a_file_is_that_is_no_arm64_kernel(void **state)
     elf.at[18] = 0xff;
     refuse(&elf, CMDLINE, "not an arm64 Image but an ELF file for a machine that nobody boots");
     refuse(&text, CMDLINE, "a text file");
+
+    struct nido_error err;
+    own_image_file struct image_file file = image_file_make(text.at, text.length);
+    assert_int_equal(boot_check(file.path, &err), -ENOEXEC);
+    assert_string_equal(err.text, "not an arm64 Image but a text file");
 }
 
 static void boot_refuses_a_command_line_that_would_be_cut_off(void **state)

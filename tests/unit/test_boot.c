@@ -50,7 +50,12 @@ static int boot_with(struct bench *bench, const struct blob *kernel, const struc
         .cmdline = cmdline,
         .tables_gpa = RSDP_GPA,
     };
-    return boot_load(&request, bench->mem, &bench->entry, &bench->err);
+    int r = boot_load(&request, bench->mem, &bench->entry, &bench->err);
+    struct nido_error err;
+    /* What boots must be let in. */
+    if (r == 0 && boot_check(kernel_file.path, &err) < 0)
+        fail_msg("%s", err.text);
+    return r;
 }
 
 static void boot(struct bench *bench, const struct blob *kernel, const struct blob *initrd)

@@ -73,6 +73,30 @@ static void boot_says_what_a_file_is_that_is_no_kernel(void **state)
     }
 }
 
+static void refuse_unloaded(const struct blob *kernel, const char *sentence)
+{
+    own_image_file struct image_file file = image_file_make(kernel->at, kernel->length);
+    struct nido_error err = {0};
+    int r = boot_check(file.path, &err);
+    if (r >= 0 || r != -err.code || !strstr(err.text, sentence))
+        fail_msg("\"%s\" (%d) is not \"... %s ...\"", err.text, r, sentence);
+}
+
+static void boot_check_refuses_by_the_header(void **state)
+{
+    own_blob struct blob text = blob_zeroed(200);
+    memset(text.at, 'a', text.length);
+    refuse_unloaded(&text, "not a bzImage or an x86-64 ELF vmlinux but a text file");
+    own_blob struct blob image = image_arm64_make(0, 1 * MIB, 4096);
+    refuse_unloaded(&image, "but an arm64 Image");
+    own_blob struct blob elf = image_elf_make(&image_small_kernel);
+    put_le16(elf.at + offsetof(Elf64_Ehdr, e_machine), EM_AARCH64);
+    refuse_unloaded(&elf, "but an ELF file for aarch64");
+    own_blob struct blob bzimage = image_bzimage_of(UNPACK_GZIP, &image_small_kernel);
+    bzimage.length -= 16;
+    refuse_unloaded(&bzimage, "the bzImage is truncated");
+}
+
 static void boot_says_what_is_wrong_with_a_path(void **state)
 {
     char directory[] = "/tmp/nido-test-boot.XXXXXX", missing[64], fifo[64];
@@ -313,6 +337,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(boot_says_what_a_file_is_that_is_no_kernel),
+        cmocka_unit_test(boot_check_refuses_by_the_header),
         cmocka_unit_test(boot_says_what_is_wrong_with_a_path),
         cmocka_unit_test(boot_refuses_a_broken_bzimage),
         cmocka_unit_test(boot_refuses_a_bzimage_cut_anywhere),
