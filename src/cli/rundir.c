@@ -26,9 +26,11 @@ int rundir_check_name(const char *name, struct nido_error *err)
     for (size_t i = 0; fine && i < length; i++)
         fine = isalnum((unsigned char)name[i]) || strchr("-_.", name[i]);
     if (!fine)
-        return error_set(err, EINVAL,
-                         "'%s' cannot be a name; use letters, digits, '-', '_' and '.', at most %d",
-                         name, RUNDIR_NAME_BYTES - 1);
+        return error_set(
+            err, EINVAL,
+            "'%s' cannot be a name; use letters, digits, '-', '_' and '.', at most %d, "
+            "and begin with a letter or digit",
+            name, RUNDIR_NAME_BYTES - 1);
     return 0;
 }
 

@@ -49,7 +49,7 @@ static const struct row {
     {"dump-dtb", "d", {{"", "needs a value"}}},
     {"config", "/dev/null", {{"/does/not/exist", "No such file"}, {"/dev/null", "line 1"}}},
     {"dump-config", NULL, {{"x", "takes no value"}}},
-    {"name", "n", {{"a/b", "cannot be a name"}, {"-x", "cannot be a name"}}},
+    {"name", "n", {{"a/b", "cannot be a name"}, {"-x", "begin with a letter or digit"}}},
     {"detach", NULL, {{"1", "takes no value"}}},
     {"on-reboot", "exit", {{"maybe", "say exit or restart"}}},
     {"on-panic", "exit", {{"maybe", "say exit, restart or continue"}, {"Exit", "say exit"}}},
