@@ -3,6 +3,7 @@
 
 #include "base/own.h"
 #include "cli/helper.h"
+#include "firmware/bootfile.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,13 +12,24 @@
 
 #define ANSWER_BYTES (PATH_MAX + KERNEL_NAME_BYTES + 4)
 #define MAGIC        "!<arch>\ndebian-binary"
+#define SUFFIX       ".deb"
+
+static int check_package(const char *path, struct nido_error *err)
+{
+    char head[sizeof(MAGIC)];
+    own_bootfile struct bootfile file = {.fd = -1};
+    size_t length = strlen(MAGIC);
+    int ret = bootfile_open_head(&file, path, head, &length, err);
+    if (ret == 0 && (length < strlen(MAGIC) || memcmp(head, MAGIC, length) != 0))
+        ret = error_set(err, EINVAL, "this is no Debian package");
+    return ret < 0 ? error_prefix(err, "%s", path) : 0;
+}
 
 bool kernel_is_package(const char *path)
 {
-    char head[sizeof(MAGIC)];
-    own_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    return fd >= 0 && read(fd, head, strlen(MAGIC)) == (ssize_t)strlen(MAGIC) &&
-           memcmp(head, MAGIC, strlen(MAGIC)) == 0;
+    size_t length = strlen(path);
+    return (length > strlen(SUFFIX) && strcmp(path + length - strlen(SUFFIX), SUFFIX) == 0) ||
+           check_package(path, NULL) == 0;
 }
 
 /* A package's modules are indexed when it is installed, which it is not. */
@@ -80,6 +92,11 @@ int kernel_package_add(char *const *files, unsigned count, char name[KERNEL_NAME
     char answer[ANSWER_BYTES];
     struct helper helper = {.pid = 0};
     own_fd int answer_fd = -1, hold_fd = -1;
+    for (unsigned i = 0; i < count; i++) {
+        int checked = check_package(files[i], err);
+        if (checked < 0)
+            return checked;
+    }
     own_mem char **argv = calloc(count + 3, sizeof(*argv));
     if (!argv)
         return error_set(err, ENOMEM, "out of memory");

@@ -8,7 +8,7 @@
 
 #include <stdbool.h>
 
-/* By what it begins with. */
+/* By what it is called or begins with. */
 bool kernel_is_package(const char *path);
 
 /* Adds the kernel of one package, or of several that belong together, to the store. `name` is its

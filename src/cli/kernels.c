@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "firmware/boot.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -46,6 +47,10 @@ int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAM
 {
     char found[PATH_MAX];
     const char *base = last_part(path), *dash = strchr(base, '-');
+    /* Before its name is taken for a kernel's. */
+    int ret = boot_check(path, err);
+    if (ret < 0)
+        return error_prefix(err, "kernel %s", path);
     if (!modules && !dash)
         return error_set(err, EINVAL,
                          "kernel %s: its name does not tell its version, as vmlinuz-VERSION does; "
@@ -60,7 +65,7 @@ int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAM
         return error_set(err, ENAMETOOLONG, "kernel %s: too long a name", path);
     if (access(modules, F_OK) < 0)
         return error_errno(err, errno, "kernel %s: its modules, %s", path, modules);
-    int ret = kernel_store_add(name, path, modules, err);
+    ret = kernel_store_add(name, path, modules, err);
     return ret < 0 ? error_prefix(err, "kernel %s", path) : 0;
 }
 

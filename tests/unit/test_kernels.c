@@ -3,6 +3,7 @@
 #include "cli/kernels.h"
 
 #include "base/own.h"
+#include "cli/kernel_package.h"
 #include "tests/unit/image_builder.h"
 
 #include "cmocka_nido.h"
@@ -74,6 +75,31 @@ static void a_file_that_is_no_kernel_is_not_taken_in(void **state)
     char modules[128], path[128];
     write_modules(modules);
     refuse_file(write_text(path, "junk-1.0", "junk\n"), modules, "not a");
+    /* Whatever its name tells of its modules. */
+    refuse_file(path, NULL, "not a");
+    refuse_file(write_text(path, "junk", "junk\n"), NULL, "not a");
+    refuse_file("/nowhere/vmlinuz-6.1", NULL, "cannot be opened: No such file");
+}
+
+static void refuse_package(const char *path, const char *sentence)
+{
+    struct nido_error err = {0};
+    char name[KERNEL_NAME_BYTES], *files[] = {strdupa(path)};
+    assert_true(kernel_is_package(path));
+    assert_true(kernel_package_add(files, 1, name, &err) < 0);
+    assert_ptr_equal(strstr(err.text, path), err.text);
+    assert_non_null(strstr(err.text, sentence));
+}
+
+static void what_is_called_a_package_is_to_be_one(void **state)
+{
+    char path[128];
+    refuse_package("/nowhere/linux-image-6.1_amd64.deb", ": cannot be opened: No such file");
+    refuse_package(write_text(path, "image-6.1.deb", "no package, but a text of some length\n"),
+                   ": this is no Debian package");
+    refuse_package(write_text(path, "image-6.2.deb", "!<arch>"), ": this is no Debian package");
+    assert_false(kernel_is_package(write_text(path, "image-6.1", "no package\n")));
+    assert_true(kernel_is_package(write_text(path, "image-6.3", "!<arch>\ndebian-binary   ")));
 }
 
 /* One of the two is this host's. */
@@ -97,6 +123,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_file_that_is_no_kernel_is_not_taken_in, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(what_is_called_a_package_is_to_be_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_for_this_host_is_taken_in, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
