@@ -69,6 +69,11 @@ int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAM
     return ret < 0 ? error_prefix(err, "kernel %s", path) : 0;
 }
 
+static void count_one(const char *name, bool is_default, void *self)
+{
+    ++*(unsigned *)self;
+}
+
 /* Jobs that start at once on a new host all come here. */
 static int add_the_first(char name[KERNEL_NAME_BYTES], struct nido_error *err)
 {
@@ -77,7 +82,14 @@ static int add_the_first(char name[KERNEL_NAME_BYTES], struct nido_error *err)
         return lock_fd;
     if (kernel_store_default(name, NULL) == 0)
         return 0;
-    int ret = kernels_add_host(name, err);
+    unsigned present = 0;
+    int ret = kernel_store_each(count_one, &present, err);
+    if (ret == 0 && present)
+        ret = error_set(err, ENOENT,
+                        "no kernel is the default; choose one of 'nido kernel ls': nido kernel "
+                        "default NAME");
+    if (ret == 0)
+        ret = kernels_add_host(name, err);
     if (ret == 0)
         log_info("kernel %s: added to nido's kernels", name);
     return ret;

@@ -14,8 +14,8 @@ int kernels_add_host(char name[KERNEL_NAME_BYTES], struct nido_error *err);
 int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAME_BYTES],
                      struct nido_error *err);
 
-/* The kernel for a machine of which nothing is said (`wanted` NULL): the default one, or the host's,
- * which becomes it. Else the one of that name. */
+/* The kernel for a machine of which nothing is said (`wanted` NULL): the default one; where there
+ * are no kernels at all, the host's, which becomes it. Else the one of that name. */
 int kernels_choose(const char *wanted, struct stored_kernel *kernel, struct nido_error *err);
 
 #endif

@@ -102,6 +102,18 @@ static void what_is_called_a_package_is_to_be_one(void **state)
     assert_true(kernel_is_package(write_text(path, "image-6.3", "!<arch>\ndebian-binary   ")));
 }
 
+static void a_kernel_is_chosen_where_none_is_the_default(void **state)
+{
+    struct nido_error err = {0};
+    struct stored_kernel kernel;
+    char path[PATH_MAX], command[PATH_MAX + 32];
+    assert_int_equal(kernel_store_path(path, NULL), 0);
+    snprintf(command, sizeof(command), "mkdir -p %s/6.1", path);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(kernels_choose(NULL, &kernel, &err), -ENOENT);
+    assert_non_null(strstr(err.text, "nido kernel default NAME"));
+}
+
 /* One of the two is this host's. */
 static void a_kernel_for_this_host_is_taken_in(void **state)
 {
@@ -124,6 +136,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_that_is_no_kernel_is_not_taken_in, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(what_is_called_a_package_is_to_be_one, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_kernel_is_chosen_where_none_is_the_default, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_for_this_host_is_taken_in, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
