@@ -68,8 +68,10 @@ static int take_control(struct package *package, struct source *source, struct n
     while (got > 0) {
         got = source_next(source, &member, err);
         if (got > 0 && S_ISREG(member.mode) && tree_clean(member.path, path, NULL) == 0 &&
-            strcmp(path, "control") == 0)
-            return read_control(package, source, &member, err);
+            strcmp(path, "control") == 0) {
+            got = read_control(package, source, &member, err);
+            return got < 0 ? got : source_end(source, NULL, false, err);
+        }
     }
     return got < 0 ? got : error_set(err, EBADMSG, "it has no control file");
 }
@@ -168,7 +170,7 @@ static int take_data(struct package *package, struct source *source, struct nido
     while (ret == 0) {
         got = source_next(source, &member, err);
         if (got <= 0)
-            return got;
+            return got < 0 ? got : source_end(source, NULL, false, err);
         if (!S_ISREG(member.mode) || member.is_hard_link)
             continue;
         ret = tree_clean(member.path, path, err);

@@ -17,6 +17,7 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <zlib.h>
 
 #define SOURCE_BUFFER_BYTES (256u << 10)
 
@@ -28,8 +29,12 @@ struct source {
     struct archive *archive; /* NULL: it is not being read */
     bool hashes;             /* while it is */
     struct hasher hasher;
-    uint8_t *buffer, *data; /* as it lies there, and unpacked */
-    uint64_t copied_bytes;  /* of the member's contents, holes included */
+    z_stream zlib;   /* its input is what of the buffer was not taken yet, packed so or not */
+    bool is_gzip;    /* packed so */
+    bool is_between; /* two members of that, or behind the last one */
+    const char *gzip_error;            /* NULL: none */
+    uint8_t *buffer, *inflated, *data; /* as it lies there, without gzip, and unpacked */
+    uint64_t copied_bytes;             /* of the member's contents, holes included */
 };
 
 /* A regular file. Errors leave its name to the caller's prefix. */

@@ -160,6 +160,48 @@ def packed_tars_are_read():
         same(tree_of(unpack_tar(packed)[1]), {"a": "1"})
 
 
+def damaged(stored):
+    """Eight bytes of a file that gzip did not pack are others."""
+    at = stored.index(b"x" * 100, len(stored) // 2)
+    return stored[:at] + b"y" * 8 + stored[at + 8:]
+
+
+def what_gzip_packed_is_checked_to_its_end():
+    plain = tar(member("a", data="x" * 600000), member("b", data="2"))
+    tree = {"a": "x" * 600000, "b": "2"}
+    for level in (0, 9):
+        packed = gzip.compress(plain, compresslevel=level)
+        # Tapes are filled up with zeroes, and gzip lets pass what is no gzip.
+        for tail in (b"", b"\0" * 5000, b"\0" * 300000, b"a signature"):
+            same(tree_of(unpack_tar(packed + tail)[1]), tree)
+        for data, sentence in ((packed[:-1], "it ends too early"), (packed[:-8], "it ends too early"), (packed[:len(packed) // 2], "it ends too early"),
+                               (packed + b"\x1f", "it ends too early"), (packed + packed[:9], "it ends too early"),
+                               (packed[:-5] + b"!" + packed[-4:], "incorrect data check"), (packed[:-1] + b"!", "incorrect length check")):
+            write("wrong", data)
+            refused(("tar", "wrong", digest_of("wrong")), "it is cut off or damaged: gzip: " + sentence)
+    stored = gzip.compress(plain, compresslevel=0)
+    write("wrong", damaged(stored))
+    refused(("tar", "wrong", digest_of("wrong")), "it is cut off or damaged: gzip: incorrect data check")
+    image = image_of(damaged(stored))
+    refused(("layers", "image", image["digest"]), "layer 1 (sha256:", "gzip: incorrect data check")
+    # More behind the end of the archive than is read at once.
+    long = gzip.compress(plain + b"\0" * 3000000)
+    same(tree_of(unpack_tar(long)[1]), tree)
+    write("wrong", long[:-5] + b"!" + long[-4:])
+    refused(("tar", "wrong", digest_of("wrong")), "gzip: incorrect data check")
+
+
+def members_of_gzip_are_one_stream():
+    plain = tar(member("a", data="x" * 600000), member("b", data="2"))
+    parts = [gzip.compress(part, compresslevel=0) for part in (plain[:300000], b"", plain[300000:600123], plain[600123:])]
+    same(tree_of(unpack_tar(b"".join(parts))[1]), {"a": "x" * 600000, "b": "2"})
+    write("wrong", parts[0] + damaged(parts[2]) + parts[3])
+    refused(("tar", "wrong", digest_of("wrong")), "gzip: incorrect data check")
+    # One that cannot be told from what gzip lets pass.
+    write("wrong", b"".join(parts[:3]) + b"!" + parts[3][1:])
+    refused(("tar", "wrong", digest_of("wrong")), "it is cut off")
+
+
 def the_last_of_one_name_counts():
     same(tree_of(unpack_tar(tar(member("a", data="1"), member("b", LINK, "a"), member("a", data="2")))[1]), {"a": "2", "b": "1"})
     same(tree_of(unpack_tar(tar(member("d", DIR), member("d/f", data="1"), member("d", data="file")))[1]), {"d": "file"})
@@ -380,9 +422,9 @@ def ar(*parts):
     return out
 
 
-def deb(*members, architecture=MACHINE, name="linux-image-6.1"):
+def deb(*members, architecture=MACHINE, name="linux-image-6.1", data="data.tar.xz", pack=lzma.compress):
     control = tar(member("./control", data=f"Package: {name}\nVersion: 1\nArchitecture: {architecture}\nDescription: x\n more\n"))
-    return ar(("debian-binary", b"2.0\n"), ("control.tar.gz", gzip.compress(control)), ("data.tar.xz", lzma.compress(tar(*members))))
+    return ar(("debian-binary", b"2.0\n"), ("control.tar.gz", gzip.compress(control)), (data, pack(tar(*members))))
 
 
 KERNEL = (member("./boot/vmlinuz-6.1", data="kernel"), member("./boot/config-6.1", data="no"), member("./etc/evil", data="no"),
@@ -425,6 +467,7 @@ def lent(*packages):
 def a_package_lends_its_kernel_and_modules():
     files = {"vmlinuz-6.1": "kernel", "lib/modules/6.1/kernel/a.ko": "module"}
     same(lent(deb(*KERNEL)), ("6.1", files))
+    same(lent(deb(*KERNEL, data="data.tar.gz", pack=gzip.compress)), ("6.1", files))
     # As others than Debian have it.
     same(lent(deb(KERNEL[0]), deb(member("usr/lib/modules/6.1/kernel/a.ko", data="module"), name="linux-modules-6.1")), ("6.1", files))
 
@@ -440,7 +483,9 @@ def what_is_wrong_with_a_package_is_told():
                            (deb(*KERNEL, KERNEL[0]), "vmlinuz-6.1 cannot be written: File exists"), (deb(*KERNEL)[:400], "cut off or damaged"),
                            (ar(("debian-binary", b"2.0\n")), "no Debian package"), (b"nothing", "no Debian package"),
                            (ar(("data.tar.gz", gzip.compress(tar(*KERNEL)))), "before its control file"),
-                           (ar(("control.tar.gz", gzip.compress(tar()))), "no control file")):
+                           (ar(("control.tar.gz", gzip.compress(tar()))), "no control file"),
+                           (deb(*KERNEL, member("./x", data="x" * 200000), data="data.tar.gz", pack=lambda plain: damaged(gzip.compress(plain, 0))),
+                            "it is cut off or damaged: gzip: incorrect data check")):
         write("wrong.deb", data)
         refused(("package", "wrong.deb"), sentence)
         same(os.listdir("left"), [])
@@ -453,7 +498,8 @@ def what_is_wrong_with_a_package_is_told():
 
 
 TESTS = [
-    a_tar_keeps_names_owners_and_attributes, names_are_bytes, packed_tars_are_read, the_last_of_one_name_counts, no_name_leads_out,
+    a_tar_keeps_names_owners_and_attributes, names_are_bytes, packed_tars_are_read,
+    what_gzip_packed_is_checked_to_its_end, members_of_gzip_are_one_stream, the_last_of_one_name_counts, no_name_leads_out,
     a_hard_link_has_its_contents_whatever_becomes_of_the_other_name, holes_are_zeroes, what_is_wrong_with_an_archive_is_told,
     later_layers_win, whiteouts_hide_what_is_below, hard_links_reach_into_layers_below, an_image_says_how_it_is_run,
     tags_and_platforms_choose, what_is_wrong_with_an_image_is_told, indexes_that_lead_on_and_on_are_cut_short,
