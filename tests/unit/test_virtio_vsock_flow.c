@@ -509,8 +509,8 @@ static void vsock_lets_nobody_starve(void **state)
         host_send(fd, "x", 1);
         while (receive(NULL).dst_port != quiet.guest_port)
             before++;
-        /* What is in the ring already, and a turn. */
-        assert_true(before <= 2 * QUEUE_SIZE + 64);
+        /* What is in the ring already, and some turns: each reason to have one brings its own. */
+        assert_true(before <= 8 * QUEUE_SIZE);
     }
     send_op(&loud, VIRTIO_VSOCK_OP_RST); /* the writer sees a broken pipe */
     pthread_join(stream.thread, NULL);
