@@ -94,7 +94,12 @@ test_machines_that_are_alike_share_memory() {
         same "$status" $number "status of job $number"
         same "$(tail -n 1 "out$number")" "$(sum_of "$(command -v busybox)")  -" "what job $number read"
     done
-    same "$(ksm pages_sharing)" 0 'pages shared when all have ended'
+    # What the host was looking at when it ended goes with its next look.
+    looks=0
+    until (($(ksm pages_sharing) == 0)); do
+        ((++looks < 60)) || fail "$(ksm pages_sharing) pages are shared when all have ended"
+        sleep 1
+    done
 }
 
 # Processes, sockets and files of jobs.
