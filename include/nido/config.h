@@ -133,8 +133,7 @@ struct nido_config {
     uint64_t mem_bytes;       /* a multiple of 1 MiB, from 32 MiB; 0: 256 MiB */
     const char *kernel_cache; /* a directory for unpacked kernels; NULL: unpack each time */
     bool huge_pages;          /* RAM from the host's reserved 2 MiB pages */
-    bool
-        mem_merge; /* the host's KSM may merge RAM with what is alike elsewhere; not with huge_pages */
+    bool mem_merge;           /* the host's KSM may merge RAM; not with huge_pages */
     struct nido_disk disks[NIDO_DISKS_MAX];
     unsigned disk_count;
     struct nido_net nets[NIDO_NETS_MAX];

@@ -33,8 +33,8 @@ struct mem_range {
 
 enum mem_backing {
     MEM_ANONYMOUS, /* zero pages on first touch; transparent huge pages where the host has them */
-    MEM_MERGEABLE, /* the same, and the host's KSM may merge pages that are alike; fails without KSM */
-    MEM_HUGETLB, /* the host's reserved 2 MiB pages; fails at once when there are too few */
+    MEM_MERGEABLE, /* the same, and the host's KSM may merge what is alike; fails without KSM */
+    MEM_HUGETLB,   /* the host's reserved 2 MiB pages; fails at once when there are too few */
 };
 
 /* Maps `count` ascending, disjoint ranges. On failure *out is untouched. */
