@@ -5,7 +5,7 @@
  *   lz4 legacy       blocks of up to 8 MiB unpacked, each read whole into one buffer;
  *   zstd             the whole input at once. Its stream decoder would keep a window of up to
  *                    128 MiB of its own and copy every byte out of it; in one shot the output is
- *                    the window.
+ *                    the window. For a part there is no way around the stream decoder.
  * All write into `to` directly, which is guest RAM that no vCPU touches yet.
  */
 #include "firmware/unpack.h"
@@ -24,6 +24,7 @@
 
 #define STREAM_BUFFER_BYTES (1u << 20)
 #define LZ4_BLOCK_BYTES     (8u << 20)
+#define PART_REFILL_BYTES   (16u << 10)
 /* Linux 6.12 packs with a dictionary of 128 MiB; a header that asks for more is not a kernel's. */
 #define LZMA_MEMORY_BYTES (160u << 20)
 #define LZMA_HEADER_BYTES 64u /* keeps the library's alignment */
@@ -33,12 +34,14 @@ struct source {
     const struct bootfile *file;
     uint64_t offset;
     uint64_t left;
+    size_t refill_bytes; /* for a stream decoder, at a time */
 };
 
 struct target {
     uint8_t *at;
     size_t left;
     bool exact; /* the size is known, and `left` is 0 at the end */
+    bool part;  /* what goes beyond `left` is not wanted */
 };
 
 enum unpack_format unpack_recognise(const uint8_t magic[UNPACK_MAGIC_BYTES])
@@ -76,8 +79,12 @@ static int broken(struct nido_error *err, const char *what)
                      "its packed kernel is broken: %s; copy or download the file again", what);
 }
 
-static int too_long(const struct target *target, struct nido_error *err)
+static int too_long(struct target *target, struct nido_error *err)
 {
+    if (target->part) {
+        target->left = 0;
+        return 0;
+    }
     if (!target->exact)
         return error_set(err, ENOMEM,
                          "it unpacks to more than there is room for in the machine's "
@@ -137,7 +144,7 @@ static int source_read(struct source *source, void *to, size_t length, struct ni
 static int source_refill(struct source *source, uint8_t *buffer, size_t *length,
                          struct nido_error *err)
 {
-    *length = MIN(source->left, (uint64_t)STREAM_BUFFER_BYTES);
+    *length = MIN(source->left, (uint64_t)source->refill_bytes);
     return source_read(source, buffer, *length, err);
 }
 
@@ -258,12 +265,17 @@ static int lz4_block(struct source *source, uint8_t *buffer, struct target *targ
     uint32_t packed = get_le32(field);
     if (packed == 0 || packed > LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES))
         return broken(err, "an LZ4 block of an impossible size");
+    size_t room = MIN(target->left, (size_t)LZ4_BLOCK_BYTES);
+    if (target->part)
+        packed = MIN(packed, (uint32_t)LZ4_COMPRESSBOUND(room));
     r = source_read(source, buffer, packed, err);
     if (r < 0)
         return r;
 
-    size_t room = MIN(target->left, (size_t)LZ4_BLOCK_BYTES);
-    int n = LZ4_decompress_safe((const char *)buffer, (char *)target->at, (int)packed, (int)room);
+    int n = target->part ? LZ4_decompress_safe_partial((const char *)buffer, (char *)target->at,
+                                                       (int)packed, (int)room, (int)room)
+                         : LZ4_decompress_safe((const char *)buffer, (char *)target->at,
+                                               (int)packed, (int)room);
     if (n < 0)
         return broken(err, target->exact ? "bad LZ4 data, or more of it than its size field says"
                                          : "bad LZ4 data");
@@ -272,7 +284,8 @@ static int lz4_block(struct source *source, uint8_t *buffer, struct target *targ
     return 0;
 }
 
-/* lz4_Frame_format.md, "Legacy frame": a magic number, then blocks to the end of the input. */
+/* lz4_Frame_format.md, "Legacy frame": a magic number, then blocks to the end of the input. A part is
+ * one of the first block. */
 static int lz4_unpack(struct source *source, struct target *target, struct nido_error *err)
 {
     own_scratch struct scratch buffer = scratch_map(LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES));
@@ -280,8 +293,11 @@ static int lz4_unpack(struct source *source, struct target *target, struct nido_
     if (!buffer.at)
         return no_memory(err);
     int r = source_read(source, magic, sizeof(magic), err);
-    while (r == 0 && source->left)
+    while (r == 0 && source->left) {
         r = lz4_block(source, buffer.at, target, err);
+        if (target->part)
+            break;
+    }
     return r;
 }
 
@@ -301,8 +317,40 @@ static int zstd_run(const void *packed, size_t length, struct target *target,
     return 0;
 }
 
+static int zstd_stream(ZSTD_DCtx *context, struct source *source, struct target *target,
+                       uint8_t *buffer, struct nido_error *err)
+{
+    ZSTD_inBuffer in = {.src = buffer};
+    ZSTD_outBuffer out = {.dst = target->at, .size = target->left};
+    while (out.pos < out.size) {
+        if (in.pos == in.size) {
+            in.pos = 0;
+            int r = source_refill(source, buffer, &in.size, err);
+            if (r < 0 || in.size == 0)
+                return r;
+        }
+        size_t n = ZSTD_decompressStream(context, &out, &in);
+        if (ZSTD_isError(n))
+            return broken(err, ZSTD_getErrorName(n));
+        target->left = out.size - out.pos;
+    }
+    return 0;
+}
+
+static int zstd_part(struct source *source, struct target *target, struct nido_error *err)
+{
+    own_scratch struct scratch buffer = scratch_map(source->refill_bytes);
+    ZSTD_DCtx *context = ZSTD_createDCtx();
+    int r = buffer.at && context ? zstd_stream(context, source, target, buffer.at, err)
+                                 : no_memory(err);
+    ZSTD_freeDCtx(context);
+    return r;
+}
+
 static int zstd_unpack(struct source *source, struct target *target, struct nido_error *err)
 {
+    if (target->part)
+        return zstd_part(source, target, err);
     own_scratch struct scratch packed = scratch_map(source->left);
     if (!packed.at)
         return no_memory(err);
@@ -332,7 +380,8 @@ static int run(enum unpack_format format, struct source *source, struct target *
 int unpack(enum unpack_format format, const struct bootfile *file, uint64_t offset, uint64_t length,
            void *to, size_t to_bytes, struct nido_error *err)
 {
-    struct source source = {.file = file, .offset = offset, .left = length};
+    struct source source = {
+        .file = file, .offset = offset, .left = length, .refill_bytes = STREAM_BUFFER_BYTES};
     struct target target = {.at = to, .left = to_bytes, .exact = true};
     int r = run(format, &source, &target, err);
     return r == 0 && target.left ? too_short(err) : r;
@@ -342,8 +391,21 @@ int unpack_all(enum unpack_format format, const struct bootfile *file, uint64_t 
                uint64_t length, void *to, size_t room_bytes, size_t *unpacked_bytes,
                struct nido_error *err)
 {
-    struct source source = {.file = file, .offset = offset, .left = length};
+    struct source source = {
+        .file = file, .offset = offset, .left = length, .refill_bytes = STREAM_BUFFER_BYTES};
     struct target target = {.at = to, .left = room_bytes};
+    int r = run(format, &source, &target, err);
+    *unpacked_bytes = room_bytes - target.left;
+    return r;
+}
+
+int unpack_part(enum unpack_format format, const struct bootfile *file, uint64_t offset,
+                uint64_t length, void *to, size_t room_bytes, size_t *unpacked_bytes,
+                struct nido_error *err)
+{
+    struct source source = {
+        .file = file, .offset = offset, .left = length, .refill_bytes = PART_REFILL_BYTES};
+    struct target target = {.at = to, .left = room_bytes, .part = true};
     int r = run(format, &source, &target, err);
     *unpacked_bytes = room_bytes - target.left;
     return r;

@@ -39,4 +39,10 @@ int unpack_all(enum unpack_format format, const struct bootfile *file, uint64_t 
                uint64_t length, void *to, size_t room_bytes, size_t *unpacked_bytes,
                struct nido_error *err);
 
+/* The first `room_bytes` of what they unpack to, or less when that is all. What follows is not looked
+ * at, so it may be broken, or missing. `room_bytes` is at most 8 MiB. */
+int unpack_part(enum unpack_format format, const struct bootfile *file, uint64_t offset,
+                uint64_t length, void *to, size_t room_bytes, size_t *unpacked_bytes,
+                struct nido_error *err);
+
 #endif

@@ -157,6 +157,45 @@ static void unpack_survives_flipped_bits(void **state)
     }
 }
 
+/* The start of it is there however little of the data is. */
+static void unpack_part_gives_the_start_of_more(void **state)
+{
+    static const size_t rooms[] = {1, 64, 4096, 300000};
+    own_blob struct blob plain = blob_pattern((9u << 20) + 5, 6);
+    for (size_t f = 0; f < ARRAY_SIZE(formats); f++) {
+        own_blob struct blob packed = image_pack(formats[f], plain.at, plain.length);
+        memset(packed.at + packed.length / 2, 0xff, packed.length / 2);
+        own_image_file struct image_file file = image_file_make(packed.at, packed.length);
+        struct bootfile input = {.fd = file.fd, .size_bytes = packed.length};
+        for (size_t i = 0; i < ARRAY_SIZE(rooms); i++) {
+            own_fence struct fence to = fence_make(rooms[i]);
+            struct nido_error err = {0};
+            size_t length = 0;
+            if (unpack_part(formats[f], &input, 0, packed.length, to.at, rooms[i], &length, &err) <
+                0)
+                fail_msg("%s: %s", unpack_format_name(formats[f]), err.text);
+            assert_int_equal(length, rooms[i]);
+            assert_memory_equal(to.at, plain.at, rooms[i]);
+        }
+    }
+}
+
+static void unpack_part_gives_all_of_less(void **state)
+{
+    own_blob struct blob plain = blob_pattern(5000, 6);
+    own_fence struct fence to = fence_make(8192);
+    for (size_t f = 0; f < ARRAY_SIZE(formats); f++) {
+        own_blob struct blob packed = image_pack(formats[f], plain.at, plain.length);
+        own_image_file struct image_file file = image_file_make(packed.at, packed.length);
+        struct bootfile input = {.fd = file.fd, .size_bytes = packed.length};
+        size_t length = 0;
+        assert_int_equal(
+            unpack_part(formats[f], &input, 0, packed.length, to.at, 8192, &length, NULL), 0);
+        assert_int_equal(length, plain.length);
+        assert_memory_equal(to.at, plain.at, plain.length);
+    }
+}
+
 static void unpack_refuses_a_checksum_that_is_wrong(void **state)
 {
     own_blob struct blob plain = blob_pattern(5000, 2);
@@ -219,6 +258,8 @@ int main(void)
         cmocka_unit_test(unpack_writes_never_more_than_was_asked_for),
         cmocka_unit_test(unpack_refuses_less_than_was_asked_for),
         cmocka_unit_test(unpack_survives_flipped_bits),
+        cmocka_unit_test(unpack_part_gives_the_start_of_more),
+        cmocka_unit_test(unpack_part_gives_all_of_less),
         cmocka_unit_test(unpack_refuses_a_checksum_that_is_wrong),
         cmocka_unit_test(unpack_gives_its_memory_back),
     };
