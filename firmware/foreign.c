@@ -4,11 +4,15 @@
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "firmware/elf.h"
+#include "firmware/unpack.h"
 
 #include <elf.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
+
+#define ARM64_MAGIC    "ARM\x64"
+#define ARM64_MAGIC_AT 0x38u
 
 /* What is known by a few bytes at a fixed place; the first that fits counts. */
 static const struct {
@@ -16,7 +20,7 @@ static const struct {
     const char *bytes;
     const char *sentence;
 } kinds[] = {
-    {0x38, 4, "ARM\x64", "an arm64 Image"},
+    {ARM64_MAGIC_AT, 4, ARM64_MAGIC, "an arm64 Image"},
     {0x202, 4, "HdrS", "an x86 bzImage"},
     {4, 4, "zimg", "an EFI zboot image; take the kernel out of it, or its package's plain one"},
     {0, 2, "MZ", "an EFI program without a Linux boot header"},
@@ -34,6 +38,15 @@ static const struct {
 
 #define ELF_HEAD_BYTES sizeof(Elf64_Ehdr)
 
+/* What is read of a packed file to see the head of what it packs. */
+#define PACKED_BYTES (256 * KIB)
+
+/* PE format, "MS-DOS Stub" and "COFF File Header". */
+#define PE_OFFSET_AT     0x3cu
+#define PE_HEAD_BYTES    6u
+#define PE_MACHINE_AT    4u
+#define PE_MACHINE_ARM64 0xaa64u
+
 static bool is_text(const uint8_t *head, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
@@ -50,11 +63,38 @@ static int elf_error(const uint8_t *head, const char *wanted, struct nido_error 
                      machine ? machine : "a machine that nobody boots");
 }
 
-int foreign_error(const uint8_t *head, size_t length, const char *wanted, struct nido_error *err)
+static bool is_arm64_zboot(const uint8_t *head, size_t length)
+{
+    if (length < PE_OFFSET_AT + 4 || memcmp(head, "MZ\0\0zimg", 8) != 0)
+        return false;
+    uint32_t at = get_le32(head + PE_OFFSET_AT);
+    return checked_inside(at, PE_HEAD_BYTES, length) && memcmp(head + at, "PE\0\0", 4) == 0 &&
+           get_le16(head + at + PE_MACHINE_AT) == PE_MACHINE_ARM64;
+}
+
+static bool is_packed_arm64(const uint8_t *head, size_t length, const struct bootfile *file)
+{
+    uint8_t unpacked[ARM64_MAGIC_AT + 4];
+    size_t unpacked_bytes = 0;
+    enum unpack_format format =
+        file && length >= UNPACK_MAGIC_BYTES ? unpack_recognise(head) : UNPACK_UNKNOWN;
+    return format != UNPACK_UNKNOWN &&
+           unpack_part(format, file, 0, MIN(file->size_bytes, PACKED_BYTES), unpacked,
+                       sizeof(unpacked), &unpacked_bytes, NULL) == 0 &&
+           unpacked_bytes == sizeof(unpacked) &&
+           memcmp(unpacked + ARM64_MAGIC_AT, ARM64_MAGIC, 4) == 0;
+}
+
+int foreign_error(const uint8_t *head, size_t length, const struct bootfile *file,
+                  const char *wanted, struct nido_error *err)
 {
     const char *what = is_text(head, length) ? "a text file" : "a file of an unknown kind";
     if (length >= ELF_HEAD_BYTES && memcmp(head, ELFMAG, SELFMAG) == 0)
         return elf_error(head, wanted, err);
+    if (is_arm64_zboot(head, length))
+        return error_set(err, ENOEXEC, "not %s but an arm64 kernel in an EFI zboot image", wanted);
+    if (is_packed_arm64(head, length, file))
+        return error_set(err, ENOEXEC, "not %s but a packed arm64 Image", wanted);
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
         if (checked_inside(kinds[i].at, kinds[i].length, length) &&
             memcmp(head + kinds[i].at, kinds[i].bytes, kinds[i].length) == 0) {

@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "firmware/bootfile.h"
+#include "firmware/initrd_machine.h"
 #include "firmware/room.h"
 
 #include <errno.h>
@@ -21,14 +22,14 @@ static bool is_kernel(const uint8_t *head, size_t length)
     return length >= HEAD_BYTES && memcmp(head + 0x202, "HdrS", 4) == 0;
 }
 
-static int check_content(const struct bootfile *file, struct nido_error *err)
+static int check_content(const struct bootfile *file, uint16_t machine, struct nido_error *err)
 {
     uint8_t head[HEAD_BYTES];
     size_t length = MIN(file->size_bytes, (uint64_t)sizeof(head));
     int r = bootfile_read(file, 0, head, length, err);
     if (r == 0 && is_kernel(head, length))
         r = error_set(err, EINVAL, "this is a kernel; did you swap --kernel and --initrd?");
-    return r;
+    return r < 0 ? r : initrd_machine_check(file, machine, err);
 }
 
 static int place(struct initrd *initrd, uint64_t length, const struct mem *mem, uint64_t lowest_gpa,
@@ -51,8 +52,8 @@ static int place(struct initrd *initrd, uint64_t length, const struct mem *mem, 
     return room_error(mem, "with this kernel it", lowest + needed, err);
 }
 
-int initrd_load(struct initrd *initrd, const char *path, struct mem *mem, uint64_t lowest_gpa,
-                uint64_t limit_gpa, struct nido_error *err)
+int initrd_load(struct initrd *initrd, const char *path, uint16_t machine, struct mem *mem,
+                uint64_t lowest_gpa, uint64_t limit_gpa, struct nido_error *err)
 {
     *initrd = (struct initrd){0};
     if (!path)
@@ -62,7 +63,7 @@ int initrd_load(struct initrd *initrd, const char *path, struct mem *mem, uint64
     own_bootfile struct bootfile file = {.fd = -1};
     int r = bootfile_open(&file, path, &why);
     if (r == 0)
-        r = check_content(&file, &why);
+        r = check_content(&file, machine, &why);
     if (r == 0)
         r = place(initrd, file.size_bytes, mem, lowest_gpa, limit_gpa, &why);
     if (r == 0)

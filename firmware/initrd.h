@@ -12,8 +12,9 @@ struct initrd {
 };
 
 /* Reads the file into RAM, page-aligned, as high as it goes at or above `lowest_gpa` and below
- * `limit_gpa` and the end of the first region. `path` may be NULL. */
-int initrd_load(struct initrd *initrd, const char *path, struct mem *mem, uint64_t lowest_gpa,
-                uint64_t limit_gpa, struct nido_error *err);
+ * `limit_gpa` and the end of the first region. `path` may be NULL. `machine` is
+ * an EM_ number: what the guest's programs are for. */
+int initrd_load(struct initrd *initrd, const char *path, uint16_t machine, struct mem *mem,
+                uint64_t lowest_gpa, uint64_t limit_gpa, struct nido_error *err);
 
 #endif

@@ -10,6 +10,7 @@
 #include "firmware/foreign.h"
 #include "firmware/initrd.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <string.h>
 
@@ -26,7 +27,7 @@ static int load_kernel(struct image_place *place, const struct boot_request *req
         return r;
     if (image_recognise(head, length))
         return image_load(&file, request->cache_path, mem, place, err);
-    return foreign_error(head, length, WANTED, err);
+    return foreign_error(head, length, &file, WANTED, err);
 }
 
 int boot_check(const char *kernel_path, struct nido_error *err)
@@ -37,7 +38,7 @@ int boot_check(const char *kernel_path, struct nido_error *err)
     int r = bootfile_open_head(&file, kernel_path, head, &length, err);
     if (r < 0)
         return r;
-    return image_recognise(head, length) ? 0 : foreign_error(head, length, WANTED, err);
+    return image_recognise(head, length) ? 0 : foreign_error(head, length, &file, WANTED, err);
 }
 
 static int check_cmdline(const char *cmdline, struct nido_error *err)
@@ -69,7 +70,8 @@ int boot_load(const struct boot_request *request, struct mem *mem, struct boot_e
         r = check_cmdline(request->cmdline, &why);
     if (r < 0)
         return error_set(err, why.code, "kernel %s: %s", request->kernel_path, why.text);
-    r = initrd_load(&initrd, request->initrd_path, mem, place.end_gpa, INITRD_END_GPA, err);
+    r = initrd_load(&initrd, request->initrd_path, EM_AARCH64, mem, place.end_gpa, INITRD_END_GPA,
+                    err);
     if (r == 0)
         r = devicetree_add_boot(mem, request->tables_gpa, request->cmdline, &initrd, err);
     if (r == 0 && request->dump_path)

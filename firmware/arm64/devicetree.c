@@ -260,6 +260,13 @@ int devicetree_write(const struct devicetree_machine *machine, struct mem *mem, 
     return ret;
 }
 
+/* One cell where that holds it, as the schema of /chosen has it; Linux takes either. */
+static int set_address(void *fdt, int node, const char *name, uint64_t gpa)
+{
+    return gpa <= UINT32_MAX ? fdt_setprop_u32(fdt, node, name, (uint32_t)gpa)
+                             : fdt_setprop_u64(fdt, node, name, gpa);
+}
+
 static int set_boot(void *fdt, const char *cmdline, const struct initrd *initrd)
 {
     int error = fdt_open_into(fdt, fdt, DEVICETREE_BYTES);
@@ -268,10 +275,9 @@ static int set_boot(void *fdt, const char *cmdline, const struct initrd *initrd)
         return chosen;
     error = fdt_setprop_string(fdt, chosen, "bootargs", cmdline);
     if (error == 0 && initrd->length_bytes)
-        error = fdt_setprop_u64(fdt, chosen, "linux,initrd-start", initrd->gpa);
+        error = set_address(fdt, chosen, "linux,initrd-start", initrd->gpa);
     if (error == 0 && initrd->length_bytes)
-        error =
-            fdt_setprop_u64(fdt, chosen, "linux,initrd-end", initrd->gpa + initrd->length_bytes);
+        error = set_address(fdt, chosen, "linux,initrd-end", initrd->gpa + initrd->length_bytes);
     return error ? error : fdt_pack(fdt);
 }
 

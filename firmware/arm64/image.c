@@ -96,22 +96,16 @@ static int load_plain(const struct bootfile *file, struct mem *mem, struct image
                          file->size_bytes, err);
 }
 
-/* It lies at IMAGE_BASE_GPA now; old kernels want it half a megabyte higher. */
-static int settle(uint64_t length, struct mem *mem, struct image_place *place,
-                  struct nido_error *err)
+/* Whether what was unpacked to IMAGE_BASE_GPA is an Image that fits. */
+static int check_unpacked(struct image_header *header, const uint8_t *at, uint64_t length,
+                          const struct mem *mem, struct image_place *place, struct nido_error *err)
 {
-    struct image_header header;
-    uint8_t *at = mem_for_write(mem, IMAGE_BASE_GPA, length);
     if (!is_plain(at, length)) {
-        foreign_error(at, MIN(length, (uint64_t)FOREIGN_HEAD_BYTES), "an arm64 Image", err);
+        foreign_error(at, MIN(length, (uint64_t)FOREIGN_HEAD_BYTES), NULL, "an arm64 Image", err);
         return error_prefix(err, "unpacked");
     }
-    int r = image_parse_header(&header, at, err);
-    if (r == 0)
-        r = find_place(&header, length, mem, place, err);
-    if (r == 0 && header.text_offset)
-        memmove(mem_for_write(mem, place->entry_gpa, length), at, length);
-    return r;
+    int r = image_parse_header(header, at, err);
+    return r < 0 ? r : find_place(header, length, mem, place, err);
 }
 
 struct payload {
@@ -124,6 +118,7 @@ static int unpack_payload(const struct payload *payload, const struct bootfile *
                           const char *cache_path, struct mem *mem, struct image_place *place,
                           struct nido_error *err)
 {
+    struct image_header header;
     size_t room = MIN(room_end(mem) - IMAGE_BASE_GPA, UNPACKED_BYTES_MAX), length = 0;
     void *at = mem_for_write(mem, IMAGE_BASE_GPA, room);
     int r =
@@ -131,8 +126,14 @@ static int unpack_payload(const struct payload *payload, const struct bootfile *
     if (r == 0 && length == 0)
         r = error_set(err, ENOEXEC, "it is a packed file of nothing");
     if (r == 0)
-        kernel_cache_store(cache_path, file, at, length);
-    return r < 0 ? r : settle(length, mem, place, err);
+        r = check_unpacked(&header, at, length, mem, place, err);
+    if (r < 0)
+        return r;
+    kernel_cache_store(cache_path, file, at, length);
+    /* Old kernels want it half a megabyte higher. */
+    if (header.text_offset)
+        memmove(mem_for_write(mem, place->entry_gpa, length), at, length);
+    return 0;
 }
 
 static int load_packed(const struct payload *payload, const struct bootfile *file,

@@ -91,7 +91,7 @@ static int load_kernel(struct kernel *kernel, const struct boot_request *request
         return load_bzimage(kernel, &file, request->cache_path, mem, err);
     if (length >= SELFMAG && memcmp(head, ELFMAG, SELFMAG) == 0)
         return load_elf(kernel, &file, mem, err);
-    return foreign_error(head, length, WANTED, err);
+    return foreign_error(head, length, &file, WANTED, err);
 }
 
 int boot_check(const char *kernel_path, struct nido_error *err)
@@ -108,7 +108,7 @@ int boot_check(const char *kernel_path, struct nido_error *err)
     if (length >= sizeof(Elf64_Ehdr) && memcmp(head, ELFMAG, SELFMAG) == 0 &&
         get_le16(head + offsetof(Elf64_Ehdr, e_machine)) == EM_X86_64)
         return 0;
-    return foreign_error(head, length, WANTED, err);
+    return foreign_error(head, length, &file, WANTED, err);
 }
 
 static int write_tables(const struct kernel *kernel, const struct initrd *initrd, uint64_t rsdp_gpa,
@@ -153,7 +153,8 @@ int boot_load(const struct boot_request *request, struct mem *mem, struct boot_e
         r = cmdline_place(request->cmdline, mem, LOW_CMDLINE_GPA, kernel.cmdline_bytes, &why);
     if (r < 0)
         return error_set(err, why.code, "kernel %s: %s", request->kernel_path, why.text);
-    r = initrd_load(&initrd, request->initrd_path, mem, kernel.end_gpa, kernel.initrd_end_gpa, err);
+    r = initrd_load(&initrd, request->initrd_path, EM_X86_64, mem, kernel.end_gpa,
+                    kernel.initrd_end_gpa, err);
     if (r < 0)
         return r;
     return write_tables(&kernel, &initrd, request->tables_gpa, mem, entry, err);

@@ -282,6 +282,8 @@ struct blob image_zboot_of(enum unpack_format format, const struct blob *plain)
     put_le32(file.at + 12, (uint32_t)packed.length);
     memcpy(file.at + 24, unpack_format_name(format), strlen(unpack_format_name(format)));
     put_le32(file.at + 0x38, 0x818223cd);
+    put_le32(file.at + 0x3c, 0x40);
+    memcpy(file.at + 0x40, "PE\0\0\x64\xaa", 6);
     memcpy(file.at + at, packed.at, packed.length);
     if (format != UNPACK_GZIP)
         put_le32(file.at + at + packed.length, (uint32_t)plain->length);

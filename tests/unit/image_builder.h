@@ -67,7 +67,7 @@ struct blob image_bzimage_of(enum unpack_format format, const struct image_elf *
 
 /* An arm64 Image: a header, then blob_pattern() up to `length`. */
 struct blob image_arm64_make(uint64_t text_offset, uint64_t image_bytes, size_t length);
-/* An EFI zboot image of any file. */
+/* An EFI zboot image for arm64 of any file. */
 struct blob image_zboot_of(enum unpack_format format, const struct blob *plain);
 
 #define IMAGE_ARM64_HEADER_BYTES 64u

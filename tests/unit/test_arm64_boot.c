@@ -2,6 +2,7 @@
 /* What arm64's boot_load() leaves in RAM, and what it refuses. */
 #include "base/bytes.h"
 #include "base/checked.h"
+#include "base/own.h"
 #include "firmware/arm64/devicetree.h"
 #include "firmware/arm64/layout.h"
 #include "firmware/boot.h"
@@ -9,9 +10,14 @@
 
 #include "cmocka_nido.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libfdt.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CMDLINE      "console=ttyS0 quiet"
 #define KERNEL_BYTES 0x12345u
@@ -85,13 +91,13 @@ static const void *chosen(const struct bench *bench, const char *name, int *leng
     return fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"), name, length);
 }
 
-static uint64_t chosen_number(const struct bench *bench, const char *name)
+static uint32_t chosen_address(const struct bench *bench, const char *name)
 {
     int length = 0;
     const void *value = chosen(bench, name, &length);
     assert_non_null(value);
-    assert_int_equal(length, 8);
-    return get_be64(value);
+    assert_int_equal(length, 4);
+    return get_be32(value);
 }
 
 static void boot_enters_an_image_at_its_text_offset(void **state)
@@ -143,8 +149,8 @@ static void boot_keeps_the_initrd_clear_of_the_kernels_bss(void **state)
     own_blob struct blob initrd = blob_pattern(1 * MIB - 100, 3);
     bench_init(&bench, 16 * MIB);
     boot(&bench, &kernel, &initrd);
-    uint64_t start = chosen_number(&bench, "linux,initrd-start");
-    uint64_t end = chosen_number(&bench, "linux,initrd-end");
+    uint64_t start = chosen_address(&bench, "linux,initrd-start");
+    uint64_t end = chosen_address(&bench, "linux,initrd-end");
     assert_int_equal(end - start, initrd.length);
     assert_true(start >= IMAGE_BASE_GPA + 13 * MIB);
     assert_true(is_aligned(start, MEM_PAGE_BYTES));
@@ -209,6 +215,97 @@ static void boot_refuses_what_unpacks_to_no_image(void **state)
     refuse(&zstd_bomb, CMDLINE, "say more with --mem");
     /* A gzip file of nothing is shorter than an Image's header. */
     refuse(&nothing, CMDLINE, "a gzip file");
+}
+
+/* A directory for unpacked kernels. */
+struct cache {
+    char home[64], path[80];
+};
+
+static struct cache cache_make(void)
+{
+    struct cache cache = {.home = "/tmp/nido-test-arm64.XXXXXX"};
+    assert_non_null(mkdtemp(cache.home));
+    snprintf(cache.path, sizeof(cache.path), "%s/kernels", cache.home);
+    return cache;
+}
+
+/* The name of its one entry, or none. */
+static bool cache_entry(const struct cache *cache, char *path, size_t path_bytes)
+{
+    DIR *listing = opendir(cache->path);
+    bool found = false;
+    for (struct dirent *entry = listing ? readdir(listing) : NULL; entry;
+         entry = readdir(listing)) {
+        if (entry->d_name[0] == '.')
+            continue;
+        assert_false(found);
+        found = true;
+        snprintf(path, path_bytes, "%s/%s", cache->path, entry->d_name);
+    }
+    if (listing)
+        closedir(listing);
+    return found;
+}
+
+static void cache_remove(struct cache *cache)
+{
+    char entry[512];
+    if (cache_entry(cache, entry, sizeof(entry)))
+        unlink(entry);
+    rmdir(cache->path);
+    rmdir(cache->home);
+}
+
+#define own_cache __attribute__((cleanup(cache_remove)))
+
+static int boot_cached(struct bench *bench, const char *kernel_path, const struct cache *cache)
+{
+    struct boot_request request = {.kernel_path = kernel_path,
+                                   .cmdline = CMDLINE,
+                                   .cache_path = cache->path,
+                                   .tables_gpa = DEVICETREE_GPA};
+    return boot_load(&request, bench->mem, &bench->entry, &bench->err);
+}
+
+static void boot_unpacks_a_kernel_once(void **state)
+{
+    char entry[512];
+    own_cache struct cache cache = cache_make();
+    own_blob struct blob kernel = image_arm64_make(0x80000, IMAGE_BYTES, KERNEL_BYTES);
+    own_blob struct blob zboot = image_zboot_of(UNPACK_ZSTD, &kernel);
+    own_image_file struct image_file file = image_file_make(zboot.at, zboot.length);
+    own_bench struct bench first;
+    bench_init(&first, 16 * MIB);
+    assert_int_equal(boot_cached(&first, file.path, &cache), 0);
+    check_kernel(&first, &kernel, IMAGE_BASE_GPA + 0x80000);
+
+    /* That the second comes from there shows by a byte that differs. */
+    assert_true(cache_entry(&cache, entry, sizeof(entry)));
+    own_fd int fd = open(entry, O_WRONLY | O_CLOEXEC);
+    kernel.at[KERNEL_BYTES - 1] ^= 1;
+    assert_int_equal(pwrite(fd, kernel.at + KERNEL_BYTES - 1, 1, KERNEL_BYTES - 1), 1);
+    own_bench struct bench second;
+    bench_init(&second, 16 * MIB);
+    assert_int_equal(boot_cached(&second, file.path, &cache), 0);
+    check_kernel(&second, &kernel, IMAGE_BASE_GPA + 0x80000);
+}
+
+static void boot_keeps_nothing_that_is_no_kernel(void **state)
+{
+    char entry[512];
+    own_cache struct cache cache = cache_make();
+    own_blob struct blob elf = image_elf_make(&image_small_kernel);
+    own_blob struct blob packed = image_pack(UNPACK_GZIP, elf.at, elf.length);
+    own_image_file struct image_file file = image_file_make(packed.at, packed.length);
+    for (unsigned i = 0; i < 2; i++) {
+        own_bench struct bench bench;
+        bench_init(&bench, 16 * MIB);
+        assert_int_equal(boot_cached(&bench, file.path, &cache), -ENOEXEC);
+        assert_non_null(
+            strstr(bench.err.text, "unpacked: not an arm64 Image but an ELF file for x86-64"));
+        assert_false(cache_entry(&cache, entry, sizeof(entry)));
+    }
 }
 
 static void boot_refuses_a_broken_zboot_program(void **state)
@@ -285,6 +382,8 @@ int main(void)
         cmocka_unit_test(boot_refuses_a_broken_image_header),
         cmocka_unit_test(boot_refuses_a_big_endian_image),
         cmocka_unit_test(boot_refuses_what_unpacks_to_no_image),
+        cmocka_unit_test(boot_unpacks_a_kernel_once),
+        cmocka_unit_test(boot_keeps_nothing_that_is_no_kernel),
         cmocka_unit_test(boot_refuses_a_broken_zboot_program),
         cmocka_unit_test(boot_says_what_a_file_is_that_is_no_arm64_kernel),
         cmocka_unit_test(boot_refuses_a_command_line_that_would_be_cut_off),

@@ -82,6 +82,29 @@ static void refuse_unloaded(const struct blob *kernel, const char *sentence)
         fail_msg("\"%s\" (%d) is not \"... %s ...\"", err.text, r, sentence);
 }
 
+static void boot_names_an_arm64_kernel_in_its_wrappings(void **state)
+{
+    static const enum unpack_format formats[] = {UNPACK_GZIP, UNPACK_ZSTD, UNPACK_LZ4, UNPACK_XZ,
+                                                 UNPACK_LZMA};
+    own_blob struct blob image = image_arm64_make(0, 2 * MIB, MIB);
+    for (size_t i = 0; i < ARRAY_SIZE(formats); i++) {
+        own_blob struct blob packed = image_pack(formats[i], image.at, image.length);
+        refuse_kernel(packed.at, packed.length, 32 * MIB,
+                      "not a bzImage or an x86-64 ELF vmlinux but a packed arm64 Image");
+        own_blob struct blob zboot = image_zboot_of(formats[i], &image);
+        refuse_kernel(zboot.at, zboot.length, 32 * MIB,
+                      "not a bzImage or an x86-64 ELF vmlinux but an arm64 kernel in an EFI zboot "
+                      "image");
+        put_le16(zboot.at + get_le32(zboot.at + 0x3c) + 4, 0x5064); /* riscv64 */
+        refuse_kernel(zboot.at, zboot.length, 32 * MIB, "an EFI zboot image; take the kernel");
+        put_le32(zboot.at + 0x3c, UINT32_MAX);
+        refuse_kernel(zboot.at, zboot.length, 32 * MIB, "an EFI zboot image; take the kernel");
+    }
+    own_blob struct blob text = blob_pattern(MIB, 3);
+    own_blob struct blob packed = image_pack(UNPACK_GZIP, text.at, text.length);
+    refuse_kernel(packed.at, packed.length, 32 * MIB, "a gzip file; unpack it first");
+}
+
 static void boot_check_refuses_by_the_header(void **state)
 {
     own_blob struct blob text = blob_zeroed(200);
@@ -319,6 +342,24 @@ static void boot_refuses_an_initrd_that_cannot_be_one(void **state)
                    "initrd /nowhere/initrd: cannot be opened: No such file");
 }
 
+static void boot_refuses_an_initrd_of_another_architecture(void **state)
+{
+    enum { HEADER = 110, CONTENT = 116, LENGTH = 0x40 };
+    own_blob struct blob initrd = blob_zeroed(CONTENT + LENGTH);
+    own_blob struct blob elf = image_elf_make(&image_small_kernel);
+    put_le16(elf.at + offsetof(Elf64_Ehdr, e_machine), EM_AARCH64);
+    memset(initrd.at, '0', HEADER);
+    memcpy(initrd.at, "070701", 6);
+    memcpy(initrd.at + 14, "000081ed", 8); /* mode */
+    memcpy(initrd.at + 54, "00000040", 8); /* LENGTH */
+    memcpy(initrd.at + 94, "00000005", 8); /* of the name */
+    memcpy(initrd.at + HEADER, "init", 5);
+    memcpy(initrd.at + CONTENT, elf.at, LENGTH);
+    refuse_initrd(initrd.at, initrd.length,
+                  "an initrd for aarch64: its /init is for aarch64; this machine runs x86-64 "
+                  "programs");
+}
+
 static void boot_names_the_memory_that_an_initrd_needs(void **state)
 {
     own_blob struct blob initrd = blob_pattern(5 * MIB, 1);
@@ -337,6 +378,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(boot_says_what_a_file_is_that_is_no_kernel),
+        cmocka_unit_test(boot_names_an_arm64_kernel_in_its_wrappings),
         cmocka_unit_test(boot_check_refuses_by_the_header),
         cmocka_unit_test(boot_says_what_is_wrong_with_a_path),
         cmocka_unit_test(boot_refuses_a_broken_bzimage),
@@ -351,6 +393,7 @@ int main(void)
         cmocka_unit_test(boot_names_the_memory_that_a_kernel_needs),
         cmocka_unit_test(boot_refuses_a_command_line_that_would_be_cut),
         cmocka_unit_test(boot_refuses_an_initrd_that_cannot_be_one),
+        cmocka_unit_test(boot_refuses_an_initrd_of_another_architecture),
         cmocka_unit_test(boot_names_the_memory_that_an_initrd_needs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -176,8 +176,13 @@ static void tree_takes_what_is_booted(void **state)
     assert_int_equal(devicetree_add_boot(mem, DEVICETREE_GPA, "a b=\"c d\"", &initrd, NULL), 0);
     assert_int_equal(fdt_check_full(fdt, DEVICETREE_BYTES), 0);
     assert_string_equal(property(fdt, "/chosen", "bootargs", 10), "a b=\"c d\"");
-    assert_int_equal(pair(fdt, "/chosen", "linux,initrd-start", 0, 1), 0x48000000);
-    assert_int_equal(pair(fdt, "/chosen", "linux,initrd-end", 0, 1), 0x48001234);
+    assert_int_equal(cell(fdt, "/chosen", "linux,initrd-start", 0, 1), 0x48000000);
+    assert_int_equal(cell(fdt, "/chosen", "linux,initrd-end", 0, 1), 0x48001234);
+    /* One that ends beyond 4 GiB. */
+    const struct initrd high = {.gpa = 0xfffff000, .length_bytes = 0x2000};
+    assert_int_equal(devicetree_add_boot(mem, DEVICETREE_GPA, "a b=\"c d\"", &high, NULL), 0);
+    assert_int_equal(cell(fdt, "/chosen", "linux,initrd-start", 0, 1), 0xfffff000);
+    assert_int_equal(pair(fdt, "/chosen", "linux,initrd-end", 0, 1), 0x100001000);
 }
 
 static void tree_that_is_too_large_is_an_error(void **state)
