@@ -24,7 +24,8 @@ enum target_kind {
     TARGET_FILE,   /* never waits, and epoll does not take it */
     TARGET_OWN,    /* an open file of our own, in non-blocking mode */
     TARGET_SOCKET, /* each send says that it does not wait */
-    TARGET_SHARED, /* in blocking mode: a pipe that is ready takes PIPE_BUF bytes */
+    TARGET_PIPE,   /* in blocking mode: one that is ready takes PIPE_BUF bytes */
+    TARGET_TTY,    /* in blocking mode: one that is ready takes a byte, be it two for it */
 };
 
 struct relay {
@@ -107,36 +108,42 @@ static void fill(struct relay *relay)
         relay->count = relay->keys->filter(relay->keys, relay->bytes, relay->count);
 }
 
+static bool takes_more(const struct relay *relay)
+{
+    struct pollfd to = {.fd = relay->to.fd, .events = POLLOUT};
+    bool is_blocking = relay->kind == TARGET_PIPE || relay->kind == TARGET_TTY;
+    return !is_blocking || poll(&to, 1, 0) == 1;
+}
+
 static ssize_t put(struct relay *relay)
 {
     const uint8_t *at = relay->bytes + relay->start;
     if (relay->kind == TARGET_SOCKET)
         return send(relay->to.fd, at, relay->count, MSG_DONTWAIT | MSG_NOSIGNAL);
-    size_t piece =
-        relay->kind == TARGET_SHARED ? MIN(relay->count, (size_t)PIPE_BUF) : relay->count;
-    return write(relay->to.fd, at, piece);
+    size_t most = relay->kind == TARGET_TTY    ? 1
+                  : relay->kind == TARGET_PIPE ? PIPE_BUF
+                                               : RELAY_BYTES;
+    return write(relay->to.fd, at, MIN(relay->count, most));
 }
 
 /* False: nobody takes it any more. */
 static bool drain(struct relay *relay)
 {
-    while (relay->count) {
+    while (relay->count && takes_more(relay)) {
         ssize_t n = put(relay);
         if (n < 0)
             return is_passing(errno);
         relay->start += (size_t)n;
         relay->count -= (size_t)n;
-        if (relay->kind == TARGET_SHARED)
-            return true;
     }
     return true;
 }
 
-static void work(struct relay *relay, bool may_write)
+static void work(struct relay *relay)
 {
     if (relay->count == 0 && !relay->ended)
         fill(relay);
-    if ((may_write || relay->kind != TARGET_SHARED) && !drain(relay))
+    if (!drain(relay))
         end(relay, true);
     else if (relay->ended && relay->count == 0)
         end(relay, false);
@@ -146,7 +153,7 @@ static void work(struct relay *relay, bool may_write)
 
 static void on_from(struct loop_source *source, uint32_t events)
 {
-    work(container_of(source, struct relay, from), false);
+    work(container_of(source, struct relay, from));
 }
 
 static void on_to(struct loop_source *source, uint32_t events)
@@ -155,7 +162,7 @@ static void on_to(struct loop_source *source, uint32_t events)
     if (events & (EPOLLERR | EPOLLHUP))
         end(relay, true);
     else if (relay->count)
-        work(relay, true);
+        work(relay);
 }
 
 /* O_NONBLOCK belongs to the open file, which others share; so this makes one of our own. */
@@ -165,9 +172,12 @@ static int open_target(int fd, enum target_kind *kind)
     struct stat st;
     if (fstat(fd, &st) < 0)
         return -1;
-    bool pipe_or_tty = S_ISFIFO(st.st_mode) || (S_ISCHR(st.st_mode) && isatty(fd));
-    *kind = S_ISSOCK(st.st_mode) ? TARGET_SOCKET : pipe_or_tty ? TARGET_SHARED : TARGET_FILE;
-    if (pipe_or_tty) {
+    bool is_tty = S_ISCHR(st.st_mode) && isatty(fd);
+    *kind = S_ISSOCK(st.st_mode)   ? TARGET_SOCKET
+            : S_ISFIFO(st.st_mode) ? TARGET_PIPE
+            : is_tty               ? TARGET_TTY
+                                   : TARGET_FILE;
+    if (*kind == TARGET_PIPE || is_tty) {
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
         int own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
         if (own >= 0) {
@@ -227,7 +237,7 @@ void relay_finish(struct relay *relay, int stop_fd)
     while (relay_is_open(relay)) {
         struct pollfd fds[] = {{.fd = relay->to.fd, .events = POLLOUT},
                                {.fd = stop_fd, .events = POLLIN}};
-        work(relay, true);
+        work(relay);
         if (relay_is_open(relay) && (poll(fds, 2, PATIENCE_MS) <= 0 || fds[1].revents))
             end(relay, true);
     }

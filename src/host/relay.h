@@ -5,7 +5,7 @@
 /*
  * Bytes from one descriptor to another, on a loop that it never keeps waiting: what was inherited
  * and is in blocking mode is opened anew where Linux lets us, and else written to in pieces that a
- * pipe with any room takes.
+ * pipe or terminal with any room takes.
  *
  * Its end: the source has ended and all is written, or nobody reads any more. One of the two
  * descriptors leads to the guest and is told of that; the other may be shared with strangers and is

@@ -9,10 +9,12 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MANY_BYTES (3u << 20)
@@ -225,6 +227,85 @@ static void the_last_bytes_come_out(void **state)
     close(in[0]), close(in[1]), close(out[0]), close(out[1]);
 }
 
+/* The way to a pipe of another user's, whom it has to be left in blocking mode to. */
+static void start_shared(int from, int to)
+{
+    assert_int_equal(fchmod(to, 0), 0);
+    if (geteuid() == 0) {
+        assert_int_equal(seteuid(65534), 0);
+        start(RELAY_FROM_GUEST, from, to);
+        assert_int_equal(seteuid(0), 0);
+    } else {
+        start(RELAY_FROM_GUEST, from, to);
+    }
+}
+
+static void fill_up(int fd)
+{
+    static const char many[65536];
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    while (write(fd, many, sizeof(many)) > 0)
+        ;
+    fcntl(fd, F_SETFL, 0);
+}
+
+static void a_full_pipe_of_anothers_keeps_nobody(void **state)
+{
+    int in[2], out[2];
+    assert_int_equal(pipe(out), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, in), 0);
+    start_shared(in[0], out[1]);
+    fill_up(out[1]);
+    assert_int_equal(write(in[1], "last", 4), 4);
+    alarm(20);
+    turn();
+    assert_false(ended);
+    relay_finish(relay, -1);
+    alarm(0);
+    assert_true(ended);
+    close(in[0]), close(in[1]), close(out[0]), close(out[1]);
+}
+
+static void a_terminal_of_anothers_keeps_nobody(void **state)
+{
+    static char lines[65536];
+    int in[2], tty, master, size = sizeof(lines);
+    memset(lines, '\n', sizeof(lines));
+    assert_int_equal(openpty(&master, &tty, NULL, NULL, NULL), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, in), 0);
+    assert_int_equal(setsockopt(in[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+    start_shared(in[0], tty);
+    assert_int_equal(write(in[1], lines, sizeof(lines)), sizeof(lines));
+    alarm(20);
+    turn();
+    assert_true(relay_waits_for_reader(relay));
+    relay_finish(relay, -1);
+    alarm(0);
+    assert_true(ended);
+    assert_int_equal(read(master, lines, 2), 2);
+    assert_memory_equal(lines, "\r\n", 2);
+    close(in[0]), close(in[1]), close(tty), close(master);
+}
+
+static void what_fits_into_anothers_pipe_comes_out(void **state)
+{
+    static char bytes[3 * 65536];
+    int in[2], out[2], size = sizeof(bytes);
+    assert_int_equal(pipe(out), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, in), 0);
+    assert_int_equal(setsockopt(in[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+    start_shared(in[0], out[1]);
+    ssize_t given = write(in[1], bytes, sizeof(bytes));
+    int room = fcntl(out[1], F_GETPIPE_SZ);
+    assert_true(given > room);
+    alarm(20);
+    relay_finish(relay, -1);
+    alarm(0);
+    assert_true(ended);
+    assert_int_equal(read(out[0], bytes, sizeof(bytes)), room);
+    close(in[0]), close(in[1]), close(out[0]), close(out[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +318,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_strangers_socket_is_not_shut, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_slow_reader_is_known, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_last_bytes_come_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_full_pipe_of_anothers_keeps_nobody, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_terminal_of_anothers_keeps_nobody, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_fits_into_anothers_pipe_comes_out, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
