@@ -3,7 +3,9 @@
 
 #include "base/checked.h"
 
+#include <asm/ioctls.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -54,7 +56,6 @@ int jail_limit(struct nido_error *err)
 
 static const uint32_t allowed[] = {
     /* The archive, and what is made of it. */
-    __NR_openat,
     __NR_close,
     __NR_read,
     __NR_pread64,
@@ -64,9 +65,6 @@ static const uint32_t allowed[] = {
     __NR_fstat,
     __NR_newfstatat,
     __NR_fcntl,
-    /* What a package lends, and its end. */
-    __NR_mkdirat,
-    __NR_unlinkat,
     __NR_getdents64,
     /* Memory. */
     __NR_brk,
@@ -75,9 +73,8 @@ static const uint32_t allowed[] = {
     __NR_munmap,
     __NR_mprotect,
     __NR_madvise,
-    /* The C library: locks, stdio's question whether this is a terminal, its clock, its end. */
+    /* The C library: locks, its clock, its end. */
     __NR_futex,
-    __NR_ioctl,
     __NR_clock_gettime,
     __NR_getrandom,
     __NR_uname,
@@ -88,29 +85,75 @@ static const uint32_t allowed[] = {
     __NR_exit_group,
 };
 
+/* What a package lends, and its end. */
+static const uint32_t laying_out[] = {__NR_openat, __NR_mkdirat, __NR_unlinkat};
+
+/* A file that is opened so can be changed, or is made. */
+#define CHANGING (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | (O_TMPFILE & ~O_DIRECTORY))
+
 /* Others fail as if this Linux did not have them, and the libraries cope or say so. A call of another
  * architecture's numbers ends the process. */
 #define REFUSED (SECCOMP_RET_ERRNO | ENOSYS)
 
+/* Both architectures are little-endian, and Linux takes 32 bits of these arguments. */
+#define LOAD(field)           BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define IF_IS(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, yes, no)
+#define RETURN(action)        BPF_STMT(BPF_RET | BPF_K, action)
+
 static const struct sock_filter head[] = {
-    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, NIDO_AUDIT_ARCH, 1, 0),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    LOAD(arch),
+    IF_IS(NIDO_AUDIT_ARCH, 1, 0),
+    RETURN(SECCOMP_RET_KILL_PROCESS),
+    LOAD(nr),
+    /* stdio's question whether this is a terminal, and no word to one. */
+    IF_IS(__NR_ioctl, 0, 4),
+    LOAD(args[1]),
+    IF_IS(TCGETS, 0, 1),
+    RETURN(SECCOMP_RET_ALLOW),
+    RETURN(REFUSED),
 };
 
-int jail_seal(struct nido_error *err)
+static const struct sock_filter opening_to_read[] = {
+    IF_IS(__NR_openat, 0, 4),
+    LOAD(args[2]),
+    BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CHANGING, 1, 0),
+    RETURN(SECCOMP_RET_ALLOW),
+    RETURN(REFUSED),
+};
+
+#define FILTER_MAX 128u
+
+struct filter {
+    struct sock_filter code[FILTER_MAX];
+    unsigned short length;
+};
+
+static void add(struct filter *filter, const struct sock_filter *code, size_t count)
 {
-    struct sock_filter filter[ARRAY_SIZE(head) + ARRAY_SIZE(allowed) + 2];
-    struct sock_fprog program = {.len = ARRAY_SIZE(filter), .filter = filter};
-    unsigned at = 0;
-    for (; at < ARRAY_SIZE(head); at++)
-        filter[at] = head[at];
-    for (unsigned i = 0; i < ARRAY_SIZE(allowed); i++)
-        filter[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i],
-                                                    (uint8_t)(ARRAY_SIZE(allowed) - i), 0);
-    filter[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, REFUSED);
-    filter[at] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    for (size_t i = 0; i < count; i++)
+        filter->code[filter->length++] = code[i];
+}
+
+static void add_allowed(struct filter *filter, const uint32_t *calls, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct sock_filter code[] = {IF_IS(calls[i], 0, 1), RETURN(SECCOMP_RET_ALLOW)};
+        add(filter, code, ARRAY_SIZE(code));
+    }
+}
+
+int jail_seal(enum jail_files files, struct nido_error *err)
+{
+    static const struct sock_filter others[] = {RETURN(REFUSED)};
+    struct filter filter = {.length = 0};
+    add(&filter, head, ARRAY_SIZE(head));
+    if (files == JAIL_LAYS_OUT)
+        add_allowed(&filter, laying_out, ARRAY_SIZE(laying_out));
+    else
+        add(&filter, opening_to_read, ARRAY_SIZE(opening_to_read));
+    add_allowed(&filter, allowed, ARRAY_SIZE(allowed));
+    add(&filter, others, ARRAY_SIZE(others));
+    struct sock_fprog program = {.len = filter.length, .filter = filter.code};
     if (!IS_SEALED || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0)
         return 0;
     /* A kernel that was built without filters. */

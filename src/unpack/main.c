@@ -190,7 +190,7 @@ static int package(char **words, struct nido_error *err)
         return error_set(err, ENAMETOOLONG, "TMPDIR is too long a path");
     if (!mkdtemp(directory))
         return error_errno(err, errno, "%s cannot be made", directory);
-    int ret = jail_seal(err);
+    int ret = jail_seal(JAIL_LAYS_OUT, err);
     if (ret == 0)
         package.fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (ret == 0 && package.fd < 0)
@@ -231,8 +231,9 @@ static int run(int argc, char **argv, struct nido_error *err)
 {
     for (size_t i = 0; argc >= 2 && i < sizeof(commands) / sizeof(commands[0]); i++)
         if (strcmp(argv[1], commands[i].name) == 0 && takes(commands[i].words, argc - 2))
-            return commands[i].seals || jail_seal(err) == 0 ? commands[i].run(argv + 2, err)
-                                                            : -err->code;
+            return commands[i].seals || jail_seal(JAIL_READS, err) == 0
+                       ? commands[i].run(argv + 2, err)
+                       : -err->code;
     return error_set(err, EINVAL, "nido-unpack is started by nido, for 'nido run --root'");
 }
 
