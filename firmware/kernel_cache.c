@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "firmware/leftovers.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -12,9 +13,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SUFFIX ".vmlinux"
+#define MAKING "making-"
 
 static bool entry_name(const struct bootfile *packed, char *name, size_t name_bytes)
 {
@@ -123,6 +126,16 @@ static bool find_surplus(int directory_fd, char *oldest, size_t oldest_bytes)
     return count > KERNEL_CACHE_ENTRIES_MAX;
 }
 
+/* A process in another container may have the same number. */
+static int create_temporary(int directory_fd, char name[NAME_MAX])
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    snprintf(name, NAME_MAX, MAKING "%ld-%jx-%lx", (long)getpid(), (uintmax_t)now.tv_sec,
+             (unsigned long)now.tv_nsec);
+    return openat(directory_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+}
+
 void kernel_cache_store(const char *directory, const struct bootfile *packed, const void *bytes,
                         size_t size_bytes)
 {
@@ -133,11 +146,8 @@ void kernel_cache_store(const char *directory, const struct bootfile *packed, co
     own_fd int directory_fd = open_directory(directory);
     if (directory_fd < 0)
         return;
-    /* The name of another process's entry in the making differs; one that died left a name that is
-     * taken over by whoever gets its number. */
-    snprintf(temporary, sizeof(temporary), "making-%ld", (long)getpid());
-    own_fd int fd = openat(directory_fd, temporary,
-                           O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    leftovers_sweep(directory_fd, MAKING);
+    own_fd int fd = create_temporary(directory_fd, temporary);
     if (fd < 0)
         return;
     /* Without the sync, a host that loses power could keep the name and lose the bytes. */

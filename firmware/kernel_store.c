@@ -5,7 +5,9 @@
 #include "firmware/boot.h"
 #include "firmware/bootfile.h"
 #include "firmware/guest/program.h"
+#include "firmware/guest/tar.h"
 #include "firmware/guest_initrd.h"
+#include "firmware/leftovers.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,6 +22,8 @@
 #define COPY_BYTES  (1u << 20)
 #define TEMPORARY   ".new-"
 #define DEFAULT     "default"
+#define MAKING      "new-initrd-"
+#define INITRD      "initrd-"
 #define LINE_FORMAT "%s: cannot be written"
 
 int kernel_store_path(char path[PATH_MAX], struct nido_error *err)
@@ -44,12 +48,22 @@ static int join(char path[PATH_MAX], const char *directory, const char *name, co
     return n < PATH_MAX ? 0 : error_set(err, ENAMETOOLONG, "%.100s...: too long a path", path);
 }
 
+static bool is_name(const char *name)
+{
+    return kernel_name_is_good(name, strlen(name)) && strcmp(name, DEFAULT) != 0;
+}
+
 static int check_name(const char *name, struct nido_error *err)
 {
-    if (!*name || name[0] == '.' || strchr(name, '/') || strlen(name) >= KERNEL_NAME_BYTES ||
-        strcmp(name, DEFAULT) == 0)
-        return error_set(err, EINVAL, "'%.100s' is no name for a kernel", name);
-    return 0;
+    char shown[KERNEL_NAME_BYTES];
+    if (is_name(name))
+        return 0;
+    snprintf(shown, sizeof(shown), "%.100s", name);
+    tar_harmless(shown);
+    return error_set(err, EINVAL,
+                     "'%s' is no name for a kernel: they are of letters, digits and . + ~ _ -, and "
+                     "begin with a letter or a digit",
+                     shown);
 }
 
 /* ---- files ---- */
@@ -84,7 +98,8 @@ static int append(FILE *to, const char *path, struct nido_error *err)
 
 static int finish_file(FILE *file, const char *path, struct nido_error *err)
 {
-    bool failed = ferror(file);
+    /* Without the sync, a host that loses power could keep the name and lose the bytes. */
+    bool failed = ferror(file) || fflush(file) != 0 || fdatasync(fileno(file)) < 0;
     if (fclose(file) != 0 || failed)
         return error_errno(err, errno ? errno : EIO, LINE_FORMAT, path);
     return 0;
@@ -118,10 +133,13 @@ static int write_modules(const char *to, const char *modules_path, struct nido_e
     return ret < 0 ? ret : finished;
 }
 
-/* Files only, as nothing else is made in an entry. */
+/* Files only, as nothing else is made in an entry. A symbolic link goes by itself: what it leads to is
+ * another's. */
 static void remove_entry(const char *path)
 {
     char inside[PATH_MAX];
+    if (unlink(path) == 0)
+        return;
     DIR *listing = opendir(path);
     for (struct dirent *file; listing && (file = readdir(listing));)
         if (file->d_name[0] != '.' && join(inside, path, file->d_name, NULL, NULL) == 0)
@@ -178,11 +196,19 @@ static int fill_entry(const char *entry, const char *kernel_path, const char *mo
     return ret < 0 ? ret : write_modules(path, modules_path, err);
 }
 
-/* In the place of one that may be there. */
+/* In the place of one that may be there, and that a machine may be about to start with: where the file
+ * system can, a kernel of that name is there all the time. */
 static int put_in_place(const char *temporary, const char *entry, struct nido_error *err)
 {
     if (rename(temporary, entry) == 0)
         return 0;
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, entry, RENAME_EXCHANGE) == 0) {
+        remove_entry(temporary);
+        return 0;
+    }
+    /* The last is an overlay's answer, for a directory of one of its lower layers. */
+    if (errno != EINVAL && errno != ENOSYS && errno != EXDEV)
+        return error_errno(err, errno, LINE_FORMAT, entry);
     remove_entry(entry);
     return rename(temporary, entry) == 0 ? 0 : error_errno(err, errno, LINE_FORMAT, entry);
 }
@@ -220,7 +246,7 @@ int kernel_store_add(const char *name, const char *kernel_path, const char *modu
 
 static int is_entry(const struct dirent *entry)
 {
-    return entry->d_name[0] != '.' && strcmp(entry->d_name, DEFAULT) != 0;
+    return is_name(entry->d_name);
 }
 
 int kernel_store_each(void (*visit)(const char *name, bool is_default, void *self), void *self,
@@ -299,10 +325,13 @@ int kernel_store_set_default(const char *name, struct nido_error *err)
         ret = join(temporary, store, TEMPORARY DEFAULT, NULL, err);
     if (ret < 0)
         return ret;
+    if (symlink(name, temporary) < 0)
+        return error_errno(err, errno, LINE_FORMAT, temporary);
+    if (rename(temporary, path) == 0)
+        return 0;
+    ret = error_errno(err, errno, LINE_FORMAT, path);
     unlink(temporary);
-    if (symlink(name, temporary) < 0 || rename(temporary, path) < 0)
-        return error_errno(err, errno, LINE_FORMAT, path);
-    return 0;
+    return ret;
 }
 
 /* ---- its initrd ---- */
@@ -313,16 +342,34 @@ static int write_initrd(FILE *file, const char *modules, struct nido_error *err)
     return ret < 0 ? ret : append(file, modules, err);
 }
 
+/* A process in another container may have the same number, and make the same. */
+static int create_temporary(FILE **file, char *path, struct nido_error *err)
+{
+    own_fd int fd = mkostemp(path, O_CLOEXEC);
+    *file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (!*file)
+        return error_errno(err, errno, LINE_FORMAT, path);
+    own_take_fd(&fd);
+    return 0;
+}
+
+/* Of those that did not finish theirs, and of other nidos, which make it again. */
+static void sweep_initrds(const char *entry)
+{
+    own_fd int fd = open(entry, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    leftovers_sweep(fd, MAKING);
+    leftovers_sweep(fd, INITRD);
+}
+
 static int make_initrd(const char *entry, const char *initrd, struct nido_error *err)
 {
-    char modules[PATH_MAX], temporary[PATH_MAX], mark[64];
+    char modules[PATH_MAX], temporary[PATH_MAX];
     FILE *file = NULL;
-    snprintf(mark, sizeof(mark), "new-initrd-%ld", (long)getpid());
     int ret = join(modules, entry, "modules.cpio", NULL, err);
     if (ret == 0)
-        ret = join(temporary, entry, mark, NULL, err);
+        ret = join(temporary, entry, MAKING "XXXXXX", NULL, err);
     if (ret == 0)
-        ret = create_file(&file, temporary, err);
+        ret = create_temporary(&file, temporary, err);
     if (ret < 0)
         return ret;
     ret = write_initrd(file, modules, err);
@@ -332,6 +379,7 @@ static int make_initrd(const char *entry, const char *initrd, struct nido_error 
         ret = error_errno(err, errno, LINE_FORMAT, initrd);
     if (ret < 0)
         unlink(temporary);
+    sweep_initrds(entry);
     return ret;
 }
 
@@ -339,7 +387,7 @@ int kernel_store_find(const char *name, struct stored_kernel *kernel, struct nid
 {
     char entry[PATH_MAX], file[64];
     int ret = entry_path(name, entry, err);
-    snprintf(file, sizeof(file), "initrd-%016" PRIx64 ".img", guest_program_hash());
+    snprintf(file, sizeof(file), INITRD "%016" PRIx64 ".img", guest_program_hash());
     if (ret == 0)
         ret = join(kernel->kernel_path, entry, "vmlinuz", NULL, err);
     if (ret == 0)

@@ -15,11 +15,10 @@
  */
 
 #include "base/error.h"
+#include "firmware/kernel_name.h"
 
 #include <limits.h>
 #include <stdbool.h>
-
-#define KERNEL_NAME_BYTES 128u
 
 struct stored_kernel {
     char name[KERNEL_NAME_BYTES];
@@ -29,8 +28,8 @@ struct stored_kernel {
 /* The store's directory, which need not exist. */
 int kernel_store_path(char path[PATH_MAX], struct nido_error *err);
 
-/* Whoever adds a kernel holds this: nobody else does meanwhile, and what one that was killed has left is removed. A
- * descriptor: closing it lets go. */
+/* Whoever changes the store holds this: nobody else does meanwhile, and what one that was killed has left is removed.
+ * A descriptor: closing it lets go. */
 int kernel_store_lock(struct nido_error *err);
 
 /* Under the lock. Takes in a kernel file and its /lib/modules/VERSION, and makes it the default where there is none.
@@ -41,10 +40,11 @@ int kernel_store_add(const char *name, const char *kernel_path, const char *modu
 /* Calls `visit` for each, in order of their names. */
 int kernel_store_each(void (*visit)(const char *name, bool is_default, void *self), void *self,
                       struct nido_error *err);
-int kernel_store_remove(const char *name, struct nido_error *err);
 /* -ENOENT: there is no such kernel, or no default. */
 int kernel_store_default(char name[KERNEL_NAME_BYTES], struct nido_error *err);
+/* Under the lock, as the next. */
 int kernel_store_set_default(const char *name, struct nido_error *err);
+int kernel_store_remove(const char *name, struct nido_error *err);
 
 /* Where to find it, with an initrd of this nido's. */
 int kernel_store_find(const char *name, struct stored_kernel *kernel, struct nido_error *err);

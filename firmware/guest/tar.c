@@ -42,15 +42,20 @@ static size_t harmless_bytes(const char *text)
     return acts || wrong ? 0 : more + 1;
 }
 
+void tar_harmless(char *text)
+{
+    while (*text) {
+        size_t bytes = harmless_bytes(text);
+        if (!bytes)
+            *text = '?';
+        text += bytes ? bytes : 1;
+    }
+}
+
 void tar_explain(char why[TAR_WHY_BYTES], const char *path, const char *text)
 {
     snprintf(why, TAR_WHY_BYTES, "%.350s%s%s", path, *path ? ": " : "", text);
-    for (char *at = why; *at;) {
-        size_t bytes = harmless_bytes(at);
-        if (!bytes)
-            *at = '?';
-        at += bytes ? bytes : 1;
-    }
+    tar_harmless(why);
 }
 
 static unsigned checksum_of(const struct header *header)

@@ -59,7 +59,9 @@ int tar_next(struct tar_reader *reader);
 /* Bytes of the entry: > 0, or 0 at its end, or -1, and `why` tells. */
 ssize_t tar_read(struct tar_reader *reader, void *bytes, size_t count);
 
-/* "PATH: TEXT" without anything that a terminal would act on. */
+/* Replaces what a terminal would act on. */
+void tar_harmless(char *text);
+/* "PATH: TEXT", harmless. */
 void tar_explain(char why[TAR_WHY_BYTES], const char *path, const char *text);
 
 #endif

@@ -54,6 +54,13 @@ static int add(int argc, char **argv)
     return 0;
 }
 
+static int change(int (*how)(const char *name, struct nido_error *err), const char *name,
+                  struct nido_error *err)
+{
+    own_fd int lock_fd = kernel_store_lock(err);
+    return lock_fd < 0 ? lock_fd : how(name, err);
+}
+
 static void print_entry(const char *name, bool is_default, void *self)
 {
     printf("%s%s\n", name, is_default ? "  (default)" : "");
@@ -68,9 +75,9 @@ int cmd_kernel(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "ls") == 0)
         ret = kernel_store_each(print_entry, NULL, &err);
     else if (argc == 3 && strcmp(argv[1], "rm") == 0)
-        ret = kernel_store_remove(argv[2], &err);
+        ret = change(kernel_store_remove, argv[2], &err);
     else if (argc == 3 && strcmp(argv[1], "default") == 0)
-        ret = kernel_store_set_default(argv[2], &err);
+        ret = change(kernel_store_set_default, argv[2], &err);
     else
         return usage();
     return ret < 0 ? fail(&err) : 0;

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/own.h"
+#include "firmware/guest/tar.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -117,8 +118,7 @@ static void keep_last_words(struct helper *helper)
     for (char *at = text; *at; at++)
         if (*at == '\n')
             *at = ';';
-        else if ((unsigned char)*at < ' ' || *at == 0x7f)
-            *at = '?';
+    tar_harmless(text);
 }
 
 bool helper_succeeds(struct helper *helper)

@@ -123,9 +123,7 @@ void root_cache_close(struct root_cache *cache)
 
 /* ---- images ---- */
 
-/* Not every file system has files without a name. The lock says that the maker, or a program that it
- * started, lives. */
-static int begin_named(const struct root_cache *cache, struct root_making *making)
+static int create_named(const struct root_cache *cache, struct root_making *making)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -133,10 +131,27 @@ static int begin_named(const struct root_cache *cache, struct root_making *makin
              (uintmax_t)now.tv_sec, now.tv_nsec);
     making->fd = openat(cache->directory_fd, making->temporary,
                         O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (making->fd >= 0)
-        flock(making->fd, LOCK_EX | LOCK_NB);
-    else
+    if (making->fd < 0)
         making->temporary[0] = '\0';
+    return making->fd;
+}
+
+/* False: another's sweep came between, and has its name or is about to. Where there are no locks, no
+ * sweep removes anything. */
+static bool lock_named(const struct root_making *making)
+{
+    struct stat st;
+    if (flock(making->fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        return false;
+    return fstat(making->fd, &st) < 0 || st.st_nlink > 0;
+}
+
+/* Not every file system has files without a name. The lock says that the maker, or a program that it
+ * started, lives. */
+static int begin_named(const struct root_cache *cache, struct root_making *making)
+{
+    while (create_named(cache, making) >= 0 && !lock_named(making))
+        close(making->fd);
     return making->fd;
 }
 

@@ -2,6 +2,7 @@
 #include "unpack/package.h"
 
 #include "base/own.h"
+#include "firmware/kernel_name.h"
 #include "unpack/source.h"
 #include "unpack/tree.h"
 
@@ -132,7 +133,7 @@ static int note_version(const struct package *package, char version[PACKAGE_VERS
                         const char *name, const char *what, struct nido_error *err)
 {
     size_t length = strcspn(name, "/");
-    if (length == 0 || length >= PACKAGE_VERSION_BYTES)
+    if (length >= PACKAGE_VERSION_BYTES || !kernel_name_is_good(name, length))
         return error_set(err, EBADMSG, "%.100s is no version of a kernel", name);
     if (*version && (strncmp(version, name, length) != 0 || version[length]))
         return error_set(err, EEXIST, "there are %s of several kernels in it, such as %s and %.*s",

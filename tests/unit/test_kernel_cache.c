@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "firmware/kernel_cache.h"
 
+#include "base/own.h"
 #include "cmocka_nido.h"
 
 #include <fcntl.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BYTES 1000
@@ -125,6 +127,49 @@ static void kernel_cache_stays_small(void **state)
     assert_int_equal(entries(bench), KERNEL_CACHE_ENTRIES_MAX);
 }
 
+static const char *in_cache(const struct bench *bench, const char *name)
+{
+    static char path[192];
+    snprintf(path, sizeof(path), "%s/%s", bench->directory, name);
+    return path;
+}
+
+static void leave(const struct bench *bench, const char *name, time_t age_s)
+{
+    const struct timespec times[2] = {{time(NULL) - age_s, 0}, {time(NULL) - age_s, 0}};
+    own_fd int fd = open(in_cache(bench, name), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(write(fd, "begun", 5), 5);
+    assert_int_equal(futimens(fd, times), 0);
+}
+
+/* A process in another container may have the same number. */
+static void kernel_cache_leaves_others_theirs(void **state)
+{
+    struct bench *bench = *state;
+    struct stat st;
+    char name[32];
+    store(bench);
+    snprintf(name, sizeof(name), "making-%ld", (long)getpid());
+    leave(bench, name, 60);
+    store(bench);
+    assert_int_equal(entries(bench), 2);
+    assert_int_equal(stat(in_cache(bench, name), &st), 0);
+    assert_int_equal(st.st_size, 5);
+}
+
+static void kernel_cache_sweeps_what_the_dead_left(void **state)
+{
+    struct bench *bench = *state;
+    store(bench);
+    leave(bench, "making-1", 7200);
+    leave(bench, "making-1-2-3", 7200);
+    leave(bench, "making-1-2-4", 60);
+    store(bench);
+    assert_int_equal(entries(bench), 2);
+    assert_int_equal(access(in_cache(bench, "making-1-2-4"), F_OK), 0);
+    assert_true(is_there(bench, BYTES));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -137,6 +182,8 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(kernel_cache_is_optional, set_up, tear_down),
         cmocka_unit_test_setup_teardown(kernel_cache_stays_small, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(kernel_cache_leaves_others_theirs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(kernel_cache_sweeps_what_the_dead_left, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -481,6 +481,8 @@ def what_is_wrong_with_a_package_is_told():
                            (deb(KERNEL[0]), "nido kernel add IMAGE.deb MODULES.deb"), (deb(*KERNEL, member("boot/vmlinuz-6.2")), "several kernels"),
                            (deb(*KERNEL, member("lib/modules/6.2/x")), "several kernels"), (deb(KERNEL[0], member("lib/modules/6.2/x")), "modules are for 6.2"),
                            (deb(*KERNEL, KERNEL[0]), "vmlinuz-6.1 cannot be written: File exists"), (deb(*KERNEL)[:400], "cut off or damaged"),
+                           (deb(member("boot/vmlinuz-6\u009b2J"), member("lib/modules/6\u009b2J/x")), "is no version of a kernel"),
+                           (deb(member("boot/vmlinuz--6")), "is no version of a kernel"), (deb(member("lib/modules/6 1/x")), "6 1/x is no version of a kernel"),
                            (ar(("debian-binary", b"2.0\n")), "no Debian package"), (b"nothing", "no Debian package"),
                            (ar(("data.tar.gz", gzip.compress(tar(*KERNEL)))), "before its control file"),
                            (ar(("control.tar.gz", gzip.compress(tar()))), "no control file"),

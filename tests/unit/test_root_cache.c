@@ -18,6 +18,8 @@
 
 static char home[64];
 static bool no_nameless_files;
+/* Called once, when a file has been made. */
+static void (*meanwhile)(int directory_fd, const char *path);
 
 /* A file system that has no files without a name, such as NFS. The linker sends calls here. */
 int __real_openat64(int directory_fd, const char *path, int flags, ...);
@@ -33,7 +35,13 @@ int __wrap_openat64(int directory_fd, const char *path, int flags, ...)
         errno = EOPNOTSUPP;
         return -1;
     }
-    return __real_openat64(directory_fd, path, flags, mode);
+    int fd = __real_openat64(directory_fd, path, flags, mode);
+    void (*happens)(int, const char *) = meanwhile;
+    if (fd >= 0 && happens && (flags & O_EXCL)) {
+        meanwhile = NULL;
+        happens(directory_fd, path);
+    }
+    return fd;
 }
 
 static int set_up(void **state)
@@ -139,6 +147,42 @@ static void root_cache_sweeps_what_the_dead_left(void **state)
     assert_int_equal(entries(&cache), 0);
 }
 
+static void another_sweeps(int directory_fd, const char *path)
+{
+    own_root_cache struct root_cache again;
+    open_cache(&again);
+}
+
+static int sweeper_fd = -1;
+
+static void another_is_about_to_remove(int directory_fd, const char *path)
+{
+    sweeper_fd = openat(directory_fd, path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(flock(sweeper_fd, LOCK_EX | LOCK_NB), 0);
+}
+
+static void root_cache_takes_another_name_where_one_was_swept(void **state)
+{
+    void (*const events[])(int, const char *) = {another_sweeps, another_is_about_to_remove};
+    own_root_cache struct root_cache cache, again;
+    struct root_making making;
+    struct stat st;
+    open_cache(&cache);
+    for (unsigned i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+        meanwhile = events[i];
+        begin(&cache, &making);
+        assert_null(meanwhile);
+        if (sweeper_fd >= 0)
+            close(sweeper_fd);
+        open_cache(&again);
+        root_cache_close(&again);
+        assert_int_equal(fstat(making.fd, &st), 0);
+        assert_int_equal(st.st_nlink, 1);
+        assert_int_equal(entries(&cache), 1);
+        root_cache_end(&cache, &making);
+    }
+}
+
 static void root_cache_remembers_a_file_that_has_settled(void **state)
 {
     own_root_cache struct root_cache cache, again;
@@ -201,6 +245,8 @@ int main(void)
          NULL},
         {"root_cache_sweeps_what_the_dead_left_under_a_name", root_cache_sweeps_what_the_dead_left,
          set_up_without_nameless_files, tear_down, NULL},
+        cmocka_unit_test_setup_teardown(root_cache_takes_another_name_where_one_was_swept,
+                                        set_up_without_nameless_files, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
