@@ -272,6 +272,16 @@ static int make_hard_link(struct unpacking *unpacking, int parent, const char *n
     return ret;
 }
 
+/* Whether this is the directory that was asked for by the name of its contents, "DIRECTORY/.". A link in its place
+ * would take the next copy to where it leads. */
+static bool is_the_whole(const struct unpacking *unpacking, const char *path)
+{
+    char *const *names = unpacking->rules->names;
+    while (names && *names && strcmp(*names, ".") != 0)
+        names++;
+    return names && *names && strcmp(path, unpacking->place->as) == 0;
+}
+
 static int make_entry(struct unpacking *unpacking, int parent, const char *name, const char *path)
 {
     switch (unpacking->reader->entry.kind) {
@@ -298,6 +308,8 @@ static int take_entry(struct unpacking *unpacking)
         return -1;
     if (!*path)
         return entry->kind == TAR_DIRECTORY ? 0 : fail(unpacking, "it has no name");
+    if (is_the_whole(unpacking, path) && entry->kind != TAR_DIRECTORY)
+        return fail(unpacking, "nobody asked for that");
     leave_directories(unpacking, path);
     int parent = open_parent(unpacking, path, &name);
     if (parent < 0)

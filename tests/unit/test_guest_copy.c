@@ -323,6 +323,19 @@ static void what_nobody_asked_for_is_refused(void **state)
     shell("test -z \"$(ls -A to)\"");
 }
 
+static void a_link_in_place_of_the_whole_is_refused(void **state)
+{
+    static const char *const names[] = {".", "./.", "x", "/x", "x/."};
+    static const enum tar_kind kinds[] = {TAR_SYMLINK, TAR_FILE};
+    for (unsigned i = 0; i < 10; i++) {
+        begin_stream();
+        add(kinds[i % 2], names[i / 2], "/tmp", 0644);
+        end_stream();
+        expect_refused(".", "nobody asked for that");
+        shell("test ! -e to && test ! -L to");
+    }
+}
+
 static void links_devices_and_strange_kinds_are_refused(void **state)
 {
     static const char types[] = "1346SVZ";
@@ -509,6 +522,7 @@ int main(void)
         TEST(nothing_is_written_outside),
         TEST(absolute_names_stay_inside),
         TEST(what_nobody_asked_for_is_refused),
+        TEST(a_link_in_place_of_the_whole_is_refused),
         TEST(links_devices_and_strange_kinds_are_refused),
         TEST(directories_that_are_there_keep_their_modes),
         TEST(every_broken_stream_has_its_error),
