@@ -164,6 +164,24 @@ static int check_disks(const struct nido_config *machine, struct nido_error *err
     return 0;
 }
 
+/* Two stations of one address on one bridge lose each other's frames. */
+static int check_nets(const struct nido_config *machine, struct nido_error *err)
+{
+    static const uint8_t unsaid[sizeof(machine->nets[0].mac)];
+    for (unsigned i = 0; i < machine->net_count; i++) {
+        const uint8_t *mac = machine->nets[i].mac;
+        if (memcmp(mac, unsaid, sizeof(unsaid)) == 0)
+            continue;
+        for (unsigned j = 0; j < i; j++)
+            if (memcmp(mac, machine->nets[j].mac, sizeof(unsaid)) == 0)
+                return error_set(err, EINVAL,
+                                 "--net: mac=%02x:%02x:%02x:%02x:%02x:%02x is given twice; each "
+                                 "network card needs its own",
+                                 mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+    }
+    return 0;
+}
+
 static int check_ports(const struct nido_config *machine, struct nido_error *err)
 {
     bool stdio_taken = machine->console == NIDO_CONSOLE_STDIO;
@@ -224,7 +242,9 @@ int config_check(const struct config *config, struct nido_error *err)
         return tell_no_kernel(machine, err);
     if (config->net_none && machine->net_count)
         return error_set(err, EINVAL, "--net none contradicts the other --net");
-    int ret = config_check_ports(machine, err);
+    int ret = check_nets(machine, err);
+    if (ret == 0)
+        ret = config_check_ports(machine, err);
     if (ret == 0)
         ret = check_ports(machine, err);
     if (ret == 0)

@@ -12,7 +12,7 @@ extern const struct config_option config_share_options[CONFIG_SHARE_OPTIONS];
 
 int config_add_share(struct config *config, char *value, struct nido_error *err);
 
-/* No two shares have the same tag. */
+/* No two shares have the same tag, or the same place in the guest. */
 int config_check_shares(const struct nido_config *machine, struct nido_error *err);
 
 #endif

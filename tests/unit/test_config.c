@@ -118,6 +118,10 @@ static void config_refuses_bad_values_by_name(void **state)
         {"share", "/src:mnt", "say HOST:GUEST"},
         {"share", "/src:/mnt,rw", "not an option"},
         {"share", "/src:/mnt,cache=some", "say auto, always or none"},
+        {"share", "/src:/", "cannot be the guest's '/'"},
+        {"share", "/src://", "cannot be the guest's '/'"},
+        {"share", "/src:/mnt/..", "a '.' or '..' in it"},
+        {"share", "/src:/./mnt", "a '.' or '..' in it"},
         {"share", "/src:/mnt,tag=root", "kept for the guest's root"},
         {"share", "/src:/mnt,tag=a-tag-that-is-longer-than-the-36-bytes", "longer than 36"},
         {"balloon", "target=5", "whole number of pages"},
@@ -287,6 +291,15 @@ static void config_takes_shares(void **state)
     assert_int_equal(set(&config, "share", ".:/again,tag=share0", NULL), 0);
     assert_true(config_check_shares(&config.machine, &err) < 0);
     assert_non_null(strstr(err.text, "tag=share0 is taken by /a:b,c"));
+    /* Places that only look alike, and one below the other's. */
+    config.machine.share_count--;
+    assert_int_equal(set(&config, "share", ".:/mnt/x/y", NULL), 0);
+    assert_int_equal(set(&config, "share", ".:/mnt/xy", NULL), 0);
+    assert_int_equal(set(&config, "share", ".:/mnt/...", NULL), 0);
+    assert_int_equal(config_check_shares(&config.machine, &err), 0);
+    assert_int_equal(set(&config, "share", ".:/mnt/x/", NULL), 0);
+    assert_true(config_check_shares(&config.machine, &err) < 0);
+    assert_non_null(strstr(err.text, "/mnt/x/ is already the place of /a:b,c"));
     config_finish(&config);
 }
 
