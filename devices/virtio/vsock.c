@@ -357,6 +357,7 @@ int virtio_vsock_create(struct virtio_device **out, const struct virtio_vsock_op
     int ret = vsock_hub_init(&self->hub, loop, options->cid, options->path, hub_has_work, err);
     if (ret < 0)
         return ret;
+    self->hub.guarded_port = options->guarded_port;
     ret = virtio_init(&self->virtio, mem, loop, irq, err);
     if (ret < 0) {
         vsock_hub_finish(&self->hub);

@@ -19,8 +19,9 @@
 #define VIRTIO_VSOCK_CID_MAX (UINT32_MAX - 1)
 
 struct virtio_vsock_options {
-    uint32_t cid;     /* the guest's address, VIRTIO_VSOCK_CID_MIN to VIRTIO_VSOCK_CID_MAX */
-    const char *path; /* made now, removed when the device is destroyed; copied */
+    uint32_t cid;          /* the guest's address, VIRTIO_VSOCK_CID_MIN to VIRTIO_VSOCK_CID_MAX */
+    const char *path;      /* made now, removed when the device is destroyed; copied */
+    uint32_t guarded_port; /* of the host, for privileged ports of the guest alone; 0: none */
 };
 
 int virtio_vsock_create(struct virtio_device **out, const struct virtio_vsock_options *options,

@@ -22,6 +22,7 @@
 #include <sys/timerfd.h>
 
 #define CLIENTS_PER_TURN 16u
+#define PRIVILEGED_PORTS 1024u      /* of the guest: these are the first */
 #define FIRST_PORT       (1u << 30) /* for clients of the host: up to 2^31 */
 
 /* ---- patience ---- */
@@ -88,8 +89,16 @@ static void try_call(struct vsock_conn *conn)
     }
 }
 
+static bool may_call(const struct vsock_hub *hub, const struct vsock_packet *packet)
+{
+    return !hub->guarded_port || packet->dst_port != hub->guarded_port ||
+           packet->src_port < PRIVILEGED_PORTS;
+}
+
 bool vsock_host_call(struct vsock_hub *hub, const struct vsock_packet *packet)
 {
+    if (!may_call(hub, packet))
+        return false;
     struct vsock_conn *conn = vsock_conn_new(hub, VSOCK_CALLING);
     if (!conn)
         return false;

@@ -113,6 +113,7 @@ TAILQ_HEAD(vsock_list, vsock_conn);
 struct vsock_hub {
     struct loop *loop;
     uint64_t guest_cid;
+    uint32_t guarded_port; /* 0: none */
     struct unix_listener host;
     void (*work)(struct vsock_hub *hub); /* called when there may be packets for the guest */
     bool running;                        /* a driver is there */
@@ -184,7 +185,7 @@ int vsock_host_init(struct vsock_hub *hub, const char *path, struct nido_error *
 void vsock_host_finish(struct vsock_hub *hub);
 /* Lets clients in, where a driver is there. */
 void vsock_host_watch(struct vsock_hub *hub);
-/* The guest's REQUEST. False: no room. */
+/* The guest's REQUEST. False: no room, or not for this caller. */
 bool vsock_host_call(struct vsock_hub *hub, const struct vsock_packet *packet);
 /* The guest's RESPONSE to a WANTED connection. */
 void vsock_host_answered(struct vsock_conn *conn);

@@ -90,6 +90,8 @@ struct nido_balloon {
 struct nido_vsock {
     uint32_t cid; /* the guest's address, NIDO_VSOCK_CID_MIN to NIDO_VSOCK_CID_MAX; 0: no vsock */
     const char *path; /* the machine listens there; what the guest calls is at PATH_PORT */
+    /* Answers only calls from ports below 1024, which Linux has its privileged programs alone use; 0: none does. */
+    uint32_t guarded_port;
 };
 
 #define NIDO_VSOCK_CID_MIN 3u

@@ -233,6 +233,20 @@ static void guest_is_refused_where_nobody_listens(void **state)
     expect_op(&peer, VIRTIO_VSOCK_OP_RST);
 }
 
+static void guarded_port_is_for_privileged_ports_alone(void **state)
+{
+    struct peer stranger = {.host_port = GUARDED_PORT, .guest_port = 1024, .buf_alloc = BUF};
+    struct peer ours = {.buf_alloc = BUF};
+    vsock_bring_up(0);
+    int listener = host_listen(GUARDED_PORT, 5);
+    send_op(&stranger, VIRTIO_VSOCK_OP_REQUEST);
+    expect_op(&stranger, VIRTIO_VSOCK_OP_RST);
+    int fd = connect_to_host(&ours, listener, GUARDED_PORT, 1023);
+    expect_silence();
+    close(fd);
+    close(listener);
+}
+
 static void guest_waits_for_a_full_listener(void **state)
 {
     struct peer peers[8];
@@ -452,6 +466,7 @@ int main(void)
         VSOCK_TEST(host_waits_for_a_driver),
         VSOCK_TEST(guest_reaches_a_listener_of_the_host),
         VSOCK_TEST(guest_is_refused_where_nobody_listens),
+        VSOCK_TEST(guarded_port_is_for_privileged_ports_alone),
         VSOCK_TEST(guest_waits_for_a_full_listener),
         VSOCK_TEST(guest_is_refused_where_the_port_makes_the_path_too_long),
         VSOCK_TEST(host_closes_and_the_guest_confirms),

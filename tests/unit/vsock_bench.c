@@ -37,7 +37,8 @@ int vsock_bench_set_up(void **state)
     strcpy(directory, "/tmp/nido-vsock.XXXXXX");
     assert_non_null(mkdtemp(directory));
     snprintf(vsock_path, sizeof(vsock_path), "%s/v", directory);
-    const struct virtio_vsock_options options = {.cid = GUEST_CID, .path = vsock_path};
+    const struct virtio_vsock_options options = {
+        .cid = GUEST_CID, .path = vsock_path, .guarded_port = GUARDED_PORT};
     guest_init(&vguest);
     assert_int_equal(
         virtio_vsock_create(&device, &options, vguest.mem, vguest.loop, &vguest.irq, &err), 0);

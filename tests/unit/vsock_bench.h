@@ -21,6 +21,8 @@
 #define RX_DATA_BYTES 4096u /* of each receive buffer, as Linux has them */
 #define TX_DATA_BYTES 16384u
 
+#define GUARDED_PORT 4000u /* of the host */
+
 extern struct guest vguest;
 extern char vsock_path[64];
 
