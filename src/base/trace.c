@@ -103,16 +103,10 @@ static void write_json(FILE *file)
             pid, atomic_load(&span_count) - stored_spans());
 }
 
-int trace_write(const char *path, struct nido_error *err)
+bool trace_write(FILE *file)
 {
-    FILE *file = fopen(path, "we");
-    if (!file)
-        return error_errno(err, errno, "trace %s: cannot be written", path);
     write_json(file);
-    bool failed = ferror(file);
-    if (fclose(file) != 0 || failed)
-        return error_set(err, EIO, "trace %s: cannot be written", path);
-    return 0;
+    return fflush(file) == 0 && !ferror(file);
 }
 
 static void print_bar(FILE *to, const struct span *span, uint64_t zero_ns, uint64_t total_ns)

@@ -43,7 +43,7 @@ static inline void trace_span(const char *name, unsigned row, uint64_t start_ns)
         trace_add(name, row, start_ns, clock_now_ns());
 }
 
-int trace_write(const char *path, struct nido_error *err);
+bool trace_write(FILE *file); /* false: errno tells */
 
 /* The spans of TRACE_ROW_NIDO and TRACE_ROW_GUEST as bars, for a person. */
 void trace_print_bars(FILE *to);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/trace.h"
+#include "lib/exposure.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,14 +14,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-int chores_write_pidfile(const char *path, struct nido_error *err)
+int chores_write_pidfile(const struct nido_config *machine, const char *path,
+                         struct nido_error *err)
 {
     if (!path)
         return 0;
-    FILE *file = fopen(path, "we");
-    if (!file || fprintf(file, "%ld\n", (long)getpid()) < 0 || fclose(file) != 0)
-        return error_errno(err, errno, "pidfile %s: cannot be written", path);
-    return 0;
+    own_fd int fd = exposure_open(machine, path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    if (fd < 0)
+        return error_errno(err, -fd, "pidfile %s: cannot be written", path);
+    return dprintf(fd, "%ld\n", (long)getpid()) < 0
+               ? error_errno(err, errno, "pidfile %s: cannot be written", path)
+               : 0;
 }
 
 int chores_lend_descriptors(struct nido_config *config, struct nido_error *err)
@@ -45,22 +49,33 @@ void chores_print_report(const char *report)
     }
 }
 
-int chores_check_trace(const char *path, struct nido_error *err)
+int chores_check_trace(const struct nido_config *machine, const char *path, struct nido_error *err)
 {
-    own_fd int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
-    return fd < 0 ? error_errno(err, errno, "trace %s: cannot be written", path) : 0;
+    own_fd int fd = exposure_open(machine, path, O_WRONLY | O_CREAT | O_NONBLOCK, 0666);
+    return fd < 0 ? error_errno(err, -fd, "trace %s: cannot be written", path) : 0;
 }
 
-void chores_show_trace(const char *path, bool timeline, uint64_t guest_start_ns)
+static void write_trace(const struct nido_config *machine, const char *path)
 {
-    struct nido_error err;
+    own_fd int fd = exposure_open(machine, path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    errno = fd < 0 ? -fd : 0;
+    own_file FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (file)
+        own_take_fd(&fd);
+    if (!file || !trace_write(file))
+        log_error("trace %s: cannot be written: %s", path, strerror(errno));
+}
+
+void chores_show_trace(const struct nido_config *machine, const char *path, bool timeline,
+                       uint64_t guest_start_ns)
+{
     if (!trace_enabled)
         return;
     trace_span("runs", TRACE_ROW_GUEST, guest_start_ns);
     if (timeline)
         trace_print_bars(stderr);
-    if (path && trace_write(path, &err) < 0)
-        log_error("%s", err.text);
+    if (path)
+        write_trace(machine, path);
 }
 
 void chores_print_status(const char *name, struct nido_machine *machine)

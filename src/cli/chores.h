@@ -12,7 +12,8 @@
 #include <stdint.h>
 
 /* NULL: none is wanted. */
-int chores_write_pidfile(const char *path, struct nido_error *err);
+int chores_write_pidfile(const struct nido_config *machine, const char *path,
+                         struct nido_error *err);
 /* The machine owns the TAPs it gets; one that starts again needs them once more. */
 int chores_lend_descriptors(struct nido_config *config, struct nido_error *err);
 /* One line for a raw terminal. */
@@ -21,9 +22,10 @@ void chores_print_status(const char *name, struct nido_machine *machine);
  * programs that use select(). Where it cannot be raised, the guest is told when it is reached. */
 void chores_allow_many_files(const struct nido_config *machine);
 /* Whether it can be written, before there is something to trace; makes the file. */
-int chores_check_trace(const char *path, struct nido_error *err);
+int chores_check_trace(const struct nido_config *machine, const char *path, struct nido_error *err);
 /* Where tracing is on, and threads have stopped: nobody adds to it any more. `path` may be NULL. */
-void chores_show_trace(const char *path, bool timeline, uint64_t guest_start_ns);
+void chores_show_trace(const struct nido_config *machine, const char *path, bool timeline,
+                       uint64_t guest_start_ns);
 /* Line by line: a raw terminal needs a carriage return with each. NULL: nothing. */
 void chores_print_report(const char *report);
 

@@ -376,7 +376,7 @@ static int build(struct run *run, struct nido_error *err)
         tell_size(run);
     /* Not earlier: what cannot start leaves that of another machine alone. */
     if (ret == 0)
-        ret = chores_write_pidfile(run->flags.pidfile, err);
+        ret = chores_write_pidfile(&config, run->flags.pidfile, err);
     run->has_pidfile |= ret == 0 && run->flags.pidfile;
     return ret;
 }
@@ -479,7 +479,8 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     drain_console(run, end);
     if (run->job)
         job_drain(run->job, run->signals.fd);
-    chores_show_trace(run->flags.trace, run->flags.timeline, run->guest_start_ns);
+    chores_show_trace(&run->flags.config.machine, run->flags.trace, run->flags.timeline,
+                      run->guest_start_ns);
     *restart = shall_restart(run, end);
     chores_print_report(report);
     nido_machine_status(run->machine, &status);
@@ -524,7 +525,8 @@ static void record_failure(struct run *run, const struct nido_error *err)
 static int check_outputs(const struct run_flags *flags, struct nido_error *err)
 {
     int ret = flags->result ? result_check(flags->result, err) : 0;
-    return ret == 0 && flags->trace ? chores_check_trace(flags->trace, err) : ret;
+    return ret == 0 && flags->trace ? chores_check_trace(&flags->config.machine, flags->trace, err)
+                                    : ret;
 }
 
 static int run_to_the_end(struct run *run, struct nido_error *err)

@@ -123,15 +123,6 @@ static void on_call(struct loop_source *source, uint32_t events)
 
 /* ---- opening ---- */
 
-static int open_file(struct port_end *end, struct nido_error *err)
-{
-    const char *path = end->config.path;
-    end->out_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
-    if (end->out_fd < 0)
-        return error_errno(err, errno, "%s: cannot open it for writing", path);
-    return 0;
-}
-
 /* For reading and writing, so that opening waits for nobody and nobody's leaving ends it. */
 static int open_fifo(int *fd, const char *path, const char *suffix, struct nido_error *err)
 {
@@ -169,7 +160,8 @@ static int open_end(struct port_end *end, struct nido_error *err)
     case PORT_END_DESCRIPTORS:
         return 0;
     case PORT_END_FILE:
-        return open_file(end, err);
+        end->out_fd = end->config.out_fd;
+        return 0;
     case PORT_END_PIPE:
         return open_pipes(end, err);
     case PORT_END_SOCKET:
@@ -195,8 +187,11 @@ int port_end_create(struct port_end **out, struct loop *loop, struct stream_gues
                     const struct port_end_config *config, struct nido_error *err)
 {
     struct port_end *end = calloc(1, sizeof(*end));
-    if (!end)
+    if (!end) {
+        if (config->kind == PORT_END_FILE)
+            close(config->out_fd);
         return error_set(err, ENOMEM, "%s: out of memory", config->name);
+    }
     end->loop = loop;
     end->config = *config;
     end->in_fd = end->out_fd = end->client_fd = end->listener.fd = -1;

@@ -6,7 +6,7 @@
  * The host's end of a port of the guest: a stream (host/stream.h) and what it is put on.
  *
  *   descriptors   the caller's, such as standard input and output
- *   file          the guest's bytes are appended to it; nothing comes from it
+ *   file          the guest's bytes go to it; nothing comes from it
  *   pipe          two FIFOs that are there: PATH.in to the guest, PATH.out from it. We hold both
  *                 ends open, so a reader or writer may come and go, and what is written waits
  *   socket        a unix socket that we listen on; one client at a time, the next one waits. A
@@ -22,8 +22,9 @@ enum port_end_kind { PORT_END_DESCRIPTORS, PORT_END_FILE, PORT_END_PIPE, PORT_EN
 struct port_end_config {
     const char *name; /* for messages; outlives the end */
     enum port_end_kind kind;
-    const char *path;
-    int in_fd, out_fd; /* PORT_END_DESCRIPTORS */
+    const char *path; /* PORT_END_PIPE, PORT_END_SOCKET */
+    int in_fd,
+        out_fd; /* PORT_END_DESCRIPTORS; PORT_END_FILE: out_fd, which is the end's from port_end_create() on */
     /* On the loop's thread, or within port_end_create(): somebody is there, or is not any more. */
     void (*connected)(void *self, bool connected);
     void *self;

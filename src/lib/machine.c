@@ -14,6 +14,7 @@
 #include "host/net.h"
 #include "host/net_passt.h"
 #include "lib/counters.h"
+#include "lib/exposure.h"
 #include "lib/ports.h"
 #include "lib/shares.h"
 
@@ -61,11 +62,14 @@ static struct machine_config vm_config(const struct nido_config *config)
     };
 }
 
-static int open_console_file(struct nido_machine *machine, const char *path, struct nido_error *err)
+static int open_console_file(struct nido_machine *machine, const struct nido_config *config,
+                             struct nido_error *err)
 {
-    machine->console_out_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (machine->console_out_fd < 0)
-        return error_errno(err, errno, "console file %s: cannot open it for writing", path);
+    int fd = exposure_open(config, config->console_file, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (fd < 0)
+        return error_errno(err, -fd, "console file %s: cannot open it for writing",
+                           config->console_file);
+    machine->console_out_fd = fd;
     machine->owns_console_out = true;
     return 0;
 }
@@ -79,7 +83,7 @@ static int open_console(struct nido_machine *machine, const struct nido_config *
         machine->console_out_fd = STDOUT_FILENO;
         return 0;
     case NIDO_CONSOLE_FILE:
-        return open_console_file(machine, config->console_file, err);
+        return open_console_file(machine, config, err);
     case NIDO_CONSOLE_FD:
         machine->console_in_fd = machine->console_out_fd = config->console_fd;
         return 0;
@@ -267,15 +271,31 @@ static int add_balloon(struct nido_machine *machine, const struct nido_balloon *
     return attach(machine, device, irq, err);
 }
 
-static int add_vsock(struct nido_machine *machine, const struct nido_vsock *wanted,
+/* The guest calls PATH_PORT: a link by that name would take it to any socket of this host's user. */
+static int check_vsock_path(const struct nido_config *config, struct nido_error *err)
+{
+    if (exposure_is_exposed(config, config->vsock.path))
+        return error_set(
+            err, EINVAL,
+            "vsock %s: lies in a share that the guest can write to; name another path, "
+            "set XDG_RUNTIME_DIR to a directory that is not shared, or share it ro",
+            config->vsock.path);
+    return 0;
+}
+
+static int add_vsock(struct nido_machine *machine, const struct nido_config *config,
                      struct nido_error *err)
 {
-    const struct virtio_vsock_options options = {.cid = wanted->cid, .path = wanted->path};
+    const struct nido_vsock *wanted = &config->vsock;
+    const struct virtio_vsock_options options = {
+        .cid = wanted->cid, .path = wanted->path, .guarded_port = wanted->guarded_port};
     const struct irq *irq;
     struct virtio_device *device = NULL;
     if (!wanted->cid)
         return 0;
-    int ret = board_next_irq(machine->board, &irq, err);
+    int ret = check_vsock_path(config, err);
+    if (ret == 0)
+        ret = board_next_irq(machine->board, &irq, err);
     if (ret == 0)
         ret = virtio_vsock_create(&device, &options, machine->vm->mem, machine->device_loop, irq,
                                   err);
@@ -306,7 +326,7 @@ static int add_devices(struct nido_machine *machine, const struct nido_config *c
     if (ret == 0)
         ret = add_balloon(machine, &config->balloon, err);
     if (ret == 0)
-        ret = add_vsock(machine, &config->vsock, err);
+        ret = add_vsock(machine, config, err);
     if (ret == 0)
         ret = add_rng(machine, err);
     return ret < 0 ? ret : board_add_loop_devices(machine->board, machine->device_loop, err);
@@ -317,6 +337,15 @@ static const char *cmdline_of(const struct nido_config *config)
     if (config->cmdline)
         return config->cmdline;
     return config->console_virtio ? HVC_CMDLINE : DEFAULT_CMDLINE;
+}
+
+static int check_dump(const struct nido_config *config, const char *path, struct nido_error *err)
+{
+    if (path && exposure_is_exposed(config, path))
+        return error_set(err, EINVAL,
+                         "%s: lies in a share that the guest can write to; dump to another place",
+                         path);
+    return 0;
 }
 
 static int load_guest(struct nido_machine *machine, const struct nido_config *config,
@@ -330,7 +359,11 @@ static int load_guest(struct nido_machine *machine, const struct nido_config *co
         .dump_path = config->dump_dtb,
     };
     struct boot_entry entry;
-    int ret = board_finish(machine->board, config->dump_acpi, &request.tables_gpa, err);
+    int ret = check_dump(config, config->dump_acpi, err);
+    if (ret == 0)
+        ret = check_dump(config, config->dump_dtb, err);
+    if (ret == 0)
+        ret = board_finish(machine->board, config->dump_acpi, &request.tables_gpa, err);
     if (ret == 0)
         ret = boot_load(&request, machine->vm->mem, &entry, err);
     return ret < 0 ? ret : board_boot(machine->board, &entry, err);

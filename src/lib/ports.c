@@ -5,8 +5,10 @@
 #include "base/own.h"
 #include "devices/virtio/console.h"
 #include "host/port_end.h"
+#include "lib/exposure.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -59,16 +61,17 @@ static void on_connected(void *self, bool connected)
     virtio_console_set_connected(link->ports->device, link->index, connected);
 }
 
-static int create_end(struct link *link, const struct nido_port *wanted, struct loop *loop,
-                      struct nido_error *err)
+static int create_end(struct link *link, const struct nido_config *machine, unsigned index,
+                      struct loop *loop, struct nido_error *err)
 {
+    const struct nido_port *wanted = &machine->ports[index];
     static const enum port_end_kind kinds[] = {
         [NIDO_PORT_FILE] = PORT_END_FILE,
         [NIDO_PORT_PIPE] = PORT_END_PIPE,
         [NIDO_PORT_SOCKET] = PORT_END_SOCKET,
         [NIDO_PORT_STDIO] = PORT_END_DESCRIPTORS,
     };
-    const struct port_end_config config = {
+    struct port_end_config config = {
         .name = link->title,
         .kind = kinds[wanted->kind],
         .path = wanted->path,
@@ -77,6 +80,11 @@ static int create_end(struct link *link, const struct nido_port *wanted, struct 
         .connected = on_connected,
         .self = link,
     };
+    if (wanted->kind == NIDO_PORT_FILE)
+        config.out_fd = exposure_open(machine, wanted->path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (config.out_fd < 0)
+        return error_errno(err, -config.out_fd, "%s: %s: cannot open it for writing", link->title,
+                           wanted->path);
     return port_end_create(&link->end, loop,
                            virtio_console_stream(link->ports->device, link->index), &config, err);
 }
@@ -102,7 +110,7 @@ int ports_create(struct ports **out, const struct nido_config *config, const str
     name_links(ports, config);
     int ret = create_device(ports, config, mem, loop, irq, err);
     for (unsigned i = 0; ret == 0 && i < ports->count; i++)
-        ret = create_end(&ports->links[i], &config->ports[i], loop, err);
+        ret = create_end(&ports->links[i], config, i, loop, err);
     if (ret < 0) {
         ports_destroy(ports);
         return ret;

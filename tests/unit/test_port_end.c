@@ -96,8 +96,10 @@ static int tear_down(void **state)
 
 static int create(enum port_end_kind kind, struct nido_error *err)
 {
-    const struct port_end_config config = {
+    struct port_end_config config = {
         .name = "--port work", .kind = kind, .path = path, .connected = on_connected};
+    if (kind == PORT_END_FILE)
+        config.out_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     return port_end_create(&end, loop, &echo.line, &config, err);
 }
 
