@@ -277,10 +277,8 @@ void job_died(struct job *job, int status)
     job->dead = true;
     job->status = status;
     pump_close(&job->pumps[0]);
-    /* A terminal says itself when it is empty; what has just been written to it may be on its way. */
-    if (job->terminal < 0)
-        for (unsigned i = 1; i < JOB_PUMPS; i++)
-            job->pumps[i].last = true;
+    for (unsigned i = 1; i < JOB_PUMPS; i++)
+        job->pumps[i].last = true;
 }
 
 bool job_is_over(const struct job *job)

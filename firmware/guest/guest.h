@@ -57,6 +57,7 @@ struct setup {
     const char *source, *fstype;
     const char *scratch; /* the serial of the disk for what is written; "": memory */
     const char *hostname;
+    const char *resolver; /* the name server where DHCP tells of none; "": there is none */
     /* Of each its tag, where it is to be, and the name of the one file that it is, or ""; NULL ends the list. */
     char **shares;
 };
@@ -66,9 +67,9 @@ void root_mount_basics(void);
 /* Those on the way too, as far as they can be made. */
 void root_make_directories(const char *path);
 int root_enter(const struct setup *setup, char *why, size_t why_bytes);
-/* Makes that file, in place of what is there; a root that is written stays as it is. A root where it cannot be
- * does without. */
-void root_put_file(const struct setup *setup, const char *path, const char *text);
+/* Makes that file, in place of what is there or at the end of the links that are there; a root that is written
+ * stays as it is. -1 and errno: it cannot be made. */
+int root_put_file(const struct setup *setup, const char *path, const char *text);
 /* The last word on it: all that was written is there. */
 void root_leave(void);
 

@@ -106,6 +106,7 @@ static void set_up(struct frame_reader *reader)
     setup.fstype = frame_text(reader);
     setup.scratch = frame_text(reader);
     setup.hostname = frame_text(reader);
+    setup.resolver = frame_text(reader);
     setup.shares = read_texts(reader);
     if (!frame_done(reader))
         die("nido's words make no sense");

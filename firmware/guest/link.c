@@ -12,6 +12,26 @@
 /* Less than nido's own patience with the guest. */
 #define CONNECT_PATIENCE_S 120
 
+/* Linux lets nobody without privileges have one below 1024, and nido's host hears no others. */
+#define FIRST_PORT 512u
+#define PORTS      512u
+
+/* They are used in turn: one that has just been used may not be forgotten everywhere. */
+static int bind_privileged(int fd)
+{
+    static unsigned next;
+    int ret = -1;
+    for (unsigned i = 0; ret < 0 && i < PORTS; i++) {
+        const struct sockaddr_vm self = {.svm_family = AF_VSOCK,
+                                         .svm_port = FIRST_PORT + next++ % PORTS,
+                                         .svm_cid = VMADDR_CID_ANY};
+        ret = bind(fd, (const struct sockaddr *)&self, sizeof(self));
+        if (ret < 0 && errno != EADDRINUSE)
+            break;
+    }
+    return ret;
+}
+
 int link_open(void)
 {
     const struct sockaddr_vm nido = {
@@ -22,7 +42,7 @@ int link_open(void)
     /* Two seconds is what Linux gives it, which is not much where a hundred machines share a CPU. */
     const struct timeval patience = {.tv_sec = CONNECT_PATIENCE_S};
     setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof(patience));
-    if (connect(fd, (const struct sockaddr *)&nido, sizeof(nido)) == 0)
+    if (bind_privileged(fd) == 0 && connect(fd, (const struct sockaddr *)&nido, sizeof(nido)) == 0)
         return fd;
     int code = errno;
     close(fd);

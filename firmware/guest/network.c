@@ -229,7 +229,7 @@ static bool apply(int fd, const struct lease *lease)
     return true;
 }
 
-/* A root without /etc does without. */
+/* A root where it cannot be does without. */
 static void write_names(const struct setup *setup, const struct lease *lease)
 {
     char text[NAMES_MAX * 32] = "";
@@ -237,8 +237,11 @@ static void write_names(const struct setup *setup, const struct lease *lease)
     for (unsigned i = 0; i < NAMES_MAX && lease->names[i]; i++)
         length += (size_t)snprintf(text + length, sizeof(text) - length, "nameserver %s\n",
                                    inet_ntoa((struct in_addr){.s_addr = lease->names[i]}));
-    if (length)
-        root_put_file(setup, "/etc/resolv.conf", text);
+    if (!length && *setup->resolver)
+        length = (size_t)snprintf(text, sizeof(text), "nameserver %.45s\n", setup->resolver);
+    if (length && root_put_file(setup, "/etc/resolv.conf", text) < 0)
+        dprintf(STDERR_FILENO, "nido: the guest: no name servers: /etc/resolv.conf: %s\n",
+                strerror(errno));
 }
 
 static bool open_sockets(int *udp, int *below)

@@ -52,6 +52,7 @@ static void fill(struct pump *pump)
     ssize_t n = read(pump->from, pump->bytes, PUMP_BYTES);
     if (n < 0 && errno == EINTR)
         return;
+    /* Linux says so of a terminal only when all that was written to it has been read. */
     if (n < 0 && errno == EAGAIN) {
         if (pump->last)
             close_from(pump);

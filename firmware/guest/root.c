@@ -15,6 +15,7 @@
 #define DEVICE_WAIT_US  5000
 #define SERIAL_BYTES    32
 #define DISK_PATH_BYTES 64
+#define LINKS_MAX       8
 
 /* Nido's own, in the memory that is mounted there. */
 #define NIDO_DIRECTORY "/run/nido"
@@ -199,14 +200,37 @@ void root_make_directories(const char *path)
     mkdir(path, 0755);
 }
 
+static void make_directory_of(const char *file)
+{
+    char above[PATH_MAX];
+    snprintf(above, sizeof(above), "%.*s", (int)(strrchr(file, '/') - file), file);
+    if (*above)
+        root_make_directories(above);
+}
+
+/* Where a file would be, a symbolic link may lead into what is empty so early, such as /run. */
+static void make_way_to(const char *file)
+{
+    char at[PATH_MAX], link[PATH_MAX], end[PATH_MAX];
+    snprintf(at, sizeof(at), "%s", file);
+    make_directory_of(at);
+    for (unsigned i = 0; i < LINKS_MAX; i++) {
+        ssize_t n = readlink(at, link, sizeof(link) - 1);
+        if (n <= 0)
+            return;
+        link[n] = '\0';
+        int directory = link[0] == '/' ? 0 : (int)(strrchr(at, '/') + 1 - at);
+        if (snprintf(end, sizeof(end), "%.*s%s", directory, at, link) >= (int)sizeof(end))
+            return;
+        memcpy(at, end, sizeof(at));
+        make_directory_of(at);
+    }
+}
+
 /* One file over another, which is made if it is not there. */
 static int bind_file(const char *file, const char *target)
 {
-    char above[256];
-    const char *slash = strrchr(target, '/');
-    snprintf(above, sizeof(above), "%.*s", (int)(slash - target), target);
-    if (*above)
-        root_make_directories(above);
+    make_way_to(target);
     int fd = open(target, O_WRONLY | O_CREAT | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0644);
     if (fd < 0 && errno != ETXTBSY && errno != EACCES)
         return -1;
@@ -251,23 +275,30 @@ static int mount_shares(char *const *shares, char *why, size_t why_bytes)
     return 0;
 }
 
-/* What is written to a root that is kept is the command's alone. */
-void root_put_file(const struct setup *setup, const char *path, const char *text)
+static int put_text(const char *path, const char *text)
 {
-    char kept[128];
-    const char *written = path;
+    FILE *file = fopen(path, "we");
+    if (!file)
+        return -1;
+    fputs(text, file);
+    return fclose(file);
+}
+
+/* What is written to a root that is kept is the command's alone. */
+int root_put_file(const struct setup *setup, const char *path, const char *text)
+{
     if (setup->flags & SETUP_WRITABLE) {
+        char kept[128];
         snprintf(kept, sizeof(kept), NIDO_DIRECTORY "/%.40s", strrchr(path, '/') + 1);
         root_make_directories(NIDO_DIRECTORY);
-        written = kept;
+        return put_text(kept, text) == 0 ? bind_file(kept, path) : -1;
     }
-    FILE *file = fopen(written, "we");
-    if (!file)
-        return;
-    fputs(text, file);
-    fclose(file);
-    if (written == kept)
-        bind_file(kept, path);
+    make_way_to(path);
+    if (put_text(path, text) == 0)
+        return 0;
+    /* A link that leads nowhere. */
+    unlink(path);
+    return put_text(path, text);
 }
 
 /* Nobody runs any more, but the last may not be gone yet. A file system that is written no more needs no

@@ -170,6 +170,16 @@ static int exec(struct answers *answers, const json_t *request, int *fd, struct 
     return ret;
 }
 
+void answers_set_paused(struct answers *answers, bool paused)
+{
+    if (paused)
+        nido_machine_pause(answers->machine);
+    else
+        nido_machine_resume(answers->machine);
+    if (answers->job)
+        job_set_paused(answers->job, paused);
+}
+
 static int answer(void *self, const char *what, json_t *request, json_t **reply, int *fd,
                   struct nido_error *err)
 {
@@ -186,9 +196,9 @@ static int answer(void *self, const char *what, json_t *request, json_t **reply,
         answers->kill(answers);
         return keep_waiter(answers, fd, err);
     } else if (strcmp(what, "pause") == 0) {
-        nido_machine_pause(answers->machine);
+        answers_set_paused(answers, true);
     } else if (strcmp(what, "resume") == 0) {
-        nido_machine_resume(answers->machine);
+        answers_set_paused(answers, false);
     } else if (strcmp(what, "exec") == 0 || strcmp(what, "cp") == 0) {
         return exec(answers, request, fd, err);
     } else if (strcmp(what, "console") == 0) {

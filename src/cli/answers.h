@@ -30,6 +30,9 @@ struct answers {
 /* self is a struct answers. */
 extern const struct control_ops answers_control_ops;
 
+/* Of the machine and of those who wait for something from it. */
+void answers_set_paused(struct answers *answers, bool paused);
+
 /* Those who wait are told the end, in a line like {"end": "powered-off", "code": 0}, and see their connections
  * closed. */
 void answers_finish(struct answers *answers);

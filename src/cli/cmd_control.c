@@ -244,6 +244,8 @@ static const char *words_for(const char *reason)
     } ends[] = {
         {"powered-off", NULL},
         {"reset", NULL},
+        {"exited", NULL}, /* its command, as the next */
+        {"killed", NULL},
         {"stopped", NULL}, /* by --force, this one or another's */
         {"grace", "did not power off within its grace time; its plug was pulled"},
         {"signal", "did not power off before a signal ended it"},

@@ -85,7 +85,7 @@ static json_t *request_of(const struct exec *exec)
     if (exec->tty)
         ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
     if (exec->tty && getenv("TERM"))
-        json_array_append_new(exec->env, json_sprintf("TERM=%s", getenv("TERM")));
+        json_array_insert_new(exec->env, 0, json_sprintf("TERM=%s", getenv("TERM")));
     /* What is not said is the machine's to say. */
     return json_pack("{s:s, s:o, s:O, s:s*, s:s*, s:b, s:i, s:i}", "do", "exec", "argv", argv,
                      "env", exec->env, "dir", exec->directory, "user", exec->user, "tty", exec->tty,
@@ -99,8 +99,10 @@ static int send_request(struct exec *exec, json_t **reply, int *fd, struct nido_
         return error_set(err, EINVAL, "the command and its environment must be UTF-8 text");
     if (json_dumpb(request, NULL, 0, JSON_COMPACT) >= CONTROL_LINE_BYTES - 1) {
         json_decref(request);
-        return error_set(err, E2BIG, "the command and its environment are longer than %u bytes",
-                         CONTROL_LINE_BYTES - 1u);
+        return error_set(err, E2BIG,
+                         "the command and its environment are longer than %u bytes of JSON; put "
+                         "some of it into a file, with nido cp",
+                         CONTROL_LINE_BYTES - 2u);
     }
     return control_send(exec->name, request, reply, fd, err);
 }
@@ -158,6 +160,8 @@ static void on_machine(struct loop_source *source, uint32_t events)
     if (got > 0 && record.kind == EXEC_ENDED) {
         command_ended(exec, record.small, record.value);
         exec->output_ended |= record.small > AGENT_KILLED;
+        if (!exec->output_ended)
+            streams_finish_soon(&exec->streams);
     } else {
         log_error("machine '%s' has ended", exec->name);
         conclude(exec, "machine-ended", EXIT_GUEST_CRASHED);
@@ -180,6 +184,12 @@ static void on_signal(struct loop_source *source, uint32_t events)
             return;
         record =
             (struct exec_record){.kind = EXEC_RESIZE, .small = size.ws_row, .value = size.ws_col};
+    }
+    if (exec->ended && info.ssi_signo != SIGWINCH) {
+        /* Nobody else is there to take it, and whoever sends it does not want the rest of the output. */
+        conclude(exec, "stopped", EXIT_SIGNAL_BASE + (int)info.ssi_signo);
+        loop_quit(exec->loop);
+        return;
     }
     exec_send(exec->machine.fd, &record, -1);
 }

@@ -98,7 +98,7 @@ static void ask_to_end(struct run *run, int signal_number)
     }
     run->stopped_by = signal_number;
     run->answers.stopping = true;
-    nido_machine_resume(run->machine);
+    answers_set_paused(&run->answers, false);
     nido_machine_press_power_button(run->machine);
     start_grace(run, run->flags.grace_s);
 }
@@ -112,6 +112,7 @@ static bool pass_on(struct run *run, int signal_number)
     if (signal_number == SIGTERM || run->interrupts == INTERRUPTS_MAX) {
         run->stopped_by = signal_number;
         start_grace(run, run->flags.grace_s);
+        answers_set_paused(&run->answers, false);
     }
     return true;
 }

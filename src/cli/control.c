@@ -138,6 +138,18 @@ static void on_connection(struct loop_source *source, uint32_t events)
         own_take_fd(&fd);
 }
 
+/* One that was killed has left it. A machine that is about to start holds the lock between making its socket and
+ * listening to it, and so does whoever calls this. */
+static bool remove_if_stale(const char *name, void *self)
+{
+    char path[UNIX_PATH_BYTES];
+    own_fd int fd = unix_socket();
+    if (fd >= 0 && rundir_socket_path(name, path, NULL) == 0 &&
+        unix_connect(fd, path) == -ECONNREFUSED)
+        rundir_forget(name);
+    return true;
+}
+
 static int listen_as(struct control *control, const char *name, struct nido_error *err)
 {
     char path[UNIX_PATH_BYTES];
@@ -147,6 +159,7 @@ static int listen_as(struct control *control, const char *name, struct nido_erro
     own_fd int lock_fd = rundir_lock(err);
     if (lock_fd < 0)
         return lock_fd;
+    rundir_each(remove_if_stale, NULL, NULL);
     ret = unix_listener_init(&control->listener, path, err);
     if (ret == -EADDRINUSE)
         return error_set(err, EADDRINUSE,
@@ -205,13 +218,11 @@ static int no_such_machine(const char *name, struct nido_error *err)
     return error_set(err, ESRCH, "no machine '%s' is running; 'nido ps' lists them", name);
 }
 
-/* One that was killed has left it. A machine that is about to start holds the lock between making its socket and
- * listening to it. */
-static void remove_stale(const char *name, const char *path)
+static void remove_stale(const char *name)
 {
-    own_fd int lock_fd = rundir_lock(NULL), fd = unix_socket();
-    if (lock_fd >= 0 && fd >= 0 && unix_connect(fd, path) == -ECONNREFUSED)
-        rundir_forget(name);
+    own_fd int lock_fd = rundir_lock(NULL);
+    if (lock_fd >= 0)
+        remove_if_stale(name, NULL);
 }
 
 static int connect_to(const char *name, int *out, struct nido_error *err)
@@ -225,7 +236,7 @@ static int connect_to(const char *name, int *out, struct nido_error *err)
         return error_errno(err, -fd, "cannot make a socket");
     ret = unix_connect(fd, path);
     if (ret == -ECONNREFUSED)
-        remove_stale(name, path);
+        remove_stale(name);
     if (ret == -ECONNREFUSED || ret == -ENOENT)
         return no_such_machine(name, err);
     if (ret < 0)

@@ -49,6 +49,8 @@ char **environment_make(const json_t *image, const char *const *given, size_t gi
         count -= count && !environment[count - 1];
     }
     for (i = 0; i < given_count; i++) {
+        if (is_given(given[i], given + i + 1, given_count - i - 1))
+            continue;
         environment[count] = variable_of(given[i]);
         count += environment[count] != NULL;
     }

@@ -164,7 +164,8 @@ static int run(struct session *session, const json_t *request, struct nido_error
     char *argv[WORDS_MAX + 1], *given[WORDS_MAX + 1];
     if (!take_texts(json_object_get(request, "argv"), argv) || !argv[0] ||
         !take_texts(json_object_get(request, "env"), given))
-        return error_set(err, EINVAL, "exec takes argv and env, lists of up to %u texts",
+        return error_set(err, EINVAL,
+                         "exec takes up to %u words of a command, and as many variables",
                          WORDS_MAX);
     char **env =
         environment_make(json_object_get(flags->made.config, "env"), (const char *const *)given,

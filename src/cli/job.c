@@ -13,6 +13,7 @@
 #include "cli/scratch.h"
 #include "cli/streams.h"
 #include "firmware/guest/protocol.h"
+#include "host/net_passt.h"
 #include "lib/agent.h"
 #include "lib/root_image.h"
 
@@ -32,9 +33,6 @@
 #define GUEST_CID       3u
 #define CMDLINE_BYTES   4096u
 #define CMDLINE_OF_JOBS "quiet panic=-1 cryptomgr.notests"
-
-/* How long output may still come after the command's end, with nothing moving. */
-#define LAST_BYTES_S 10u
 
 /* A guest that panics or powers off takes the agent with it; the machine's end, which comes right
  * behind, tells more. */
@@ -64,7 +62,7 @@ struct job {
     bool is_over; /* and the owner knows */
     struct agent_exit how;
     struct job_times times;
-    struct loop_source patience; /* with the last bytes */
+    struct loop_source patience; /* with the machine's end */
     int scratch_fd;              /* -1: none */
     char scratch_path[32];
     struct streams streams;
@@ -95,8 +93,10 @@ static int add_root_share(struct job *job, struct nido_config *machine, struct n
 
 static void set_network(struct job *job, const struct nido_config *machine)
 {
-    if (machine->net_count && machine->nets[0].kind == NIDO_NET_USER)
-        job->setup.flags |= SETUP_NETWORK;
+    if (!machine->net_count || machine->nets[0].kind != NIDO_NET_USER)
+        return;
+    job->setup.flags |= SETUP_NETWORK;
+    job->setup.resolver = net_passt_resolver(&machine->nets[0]);
 }
 
 /* What the guest mounts besides its root. */
@@ -200,6 +200,7 @@ static int set_kernel(struct job *job, struct nido_config *machine, struct nido_
 static int set_vsock(struct job *job, const char *name, struct nido_config *machine,
                      struct nido_error *err)
 {
+    machine->vsock.guarded_port = AGENT_PORT;
     if (machine->vsock.cid) {
         snprintf(job->vsock_path, sizeof(job->vsock_path), "%s", machine->vsock.path);
         return 0;
@@ -207,7 +208,8 @@ static int set_vsock(struct job *job, const char *name, struct nido_config *mach
     int ret = rundir_vsock_path(name, job->vsock_path, err);
     if (ret < 0)
         return ret;
-    machine->vsock = (struct nido_vsock){.cid = GUEST_CID, .path = job->vsock_path};
+    machine->vsock.cid = GUEST_CID;
+    machine->vsock.path = job->vsock_path;
     return 0;
 }
 
@@ -219,7 +221,8 @@ int job_create(struct job **out, const struct job_flags *flags, const char *name
         return error_set(err, ENOMEM, "out of memory");
     job->flags = flags;
     job->patience.fd = job->scratch_fd = job->nowhere_fd = -1;
-    job->setup = (struct agent_setup){.fstype = "", .scratch = "", .hostname = name};
+    job->setup =
+        (struct agent_setup){.fstype = "", .scratch = "", .hostname = name, .resolver = ""};
     int ret = set_root(job, machine, err);
     if (ret == 0)
         ret = add_scratch(job, machine, err);
@@ -255,17 +258,13 @@ static void on_patience(struct loop_source *source, uint32_t events)
 {
     struct job *job = container_of(source, struct job, patience);
     uint64_t times;
-    bool fired = read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times);
-    if (!fired || (job->ended && streams_wait_for_reader(&job->streams)))
-        return;
-    if (job->ended)
-        log_warn("the command has ended, but not its output; that is all there is");
-    say_over(job);
+    if (read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times))
+        say_over(job);
 }
 
-static void wait_a_little(struct job *job, unsigned seconds)
+static void wait_for_machine(struct job *job)
 {
-    const struct itimerspec in = {.it_value.tv_sec = seconds, .it_interval.tv_sec = seconds};
+    const struct itimerspec in = {.it_value.tv_sec = LAST_MOMENT_S};
     job->patience = (struct loop_source){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC),
                                          .events = EPOLLIN,
                                          .ready = on_patience};
@@ -283,8 +282,7 @@ static void on_ended(void *self, const struct agent_exit *how)
         log_error("%s: cannot be run: %s", job->flags->command[0], exec_trouble(how->value));
         job->streams.expected = 0;
     }
-    if (job->streams.expected)
-        wait_a_little(job, LAST_BYTES_S);
+    streams_finish_soon(&job->streams);
     check_over(job);
 }
 
@@ -297,7 +295,7 @@ static void on_broken(void *self, const char *why, bool hung_up)
     job->hung_up = hung_up;
     snprintf(job->why, sizeof(job->why), "%s", why);
     if (hung_up)
-        wait_a_little(job, LAST_MOMENT_S);
+        wait_for_machine(job);
     else
         say_over(job);
 }
@@ -326,11 +324,12 @@ static const struct agent_job_ops job_ops = {
 static char **environment(const struct job_flags *flags)
 {
     const char *given[JOB_ENV_MAX + 1];
-    unsigned count = flags->env_count;
-    memcpy(given, flags->env, count * sizeof(given[0]));
+    unsigned first = 0;
     if (flags->tty)
-        given[count++] = "TERM";
-    return environment_make(json_object_get(flags->made.config, "env"), given, count);
+        given[first++] = "TERM";
+    memcpy(given + first, flags->env, flags->env_count * sizeof(given[0]));
+    return environment_make(json_object_get(flags->made.config, "env"), given,
+                            first + flags->env_count);
 }
 
 static void on_called(void *self)
@@ -424,6 +423,11 @@ void job_resize(struct job *job)
     struct winsize size;
     if (job->number && !job->ended && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0)
         agent_resize(job->agent, job->number, size.ws_row, size.ws_col);
+}
+
+void job_set_paused(struct job *job, bool paused)
+{
+    agent_set_paused(job->agent, paused);
 }
 
 const struct job_times *job_times(const struct job *job)

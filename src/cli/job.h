@@ -71,6 +71,8 @@ int job_start(struct job *job, struct loop *loop, struct stream_keys *keys, bool
 /* False: there is no command yet, or no more. */
 bool job_signal(struct job *job, int number);
 void job_resize(struct job *job);
+/* The machine is paused, or goes on. */
+void job_set_paused(struct job *job, bool paused);
 
 /* A request on the control socket: see exec.h. */
 int job_exec(struct job *job, const json_t *request, int fd, struct nido_error *err);

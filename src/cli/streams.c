@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/streams.h"
 
+#include "base/checked.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "firmware/guest/protocol.h"
 
 #include <errno.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define OUT_BIT (1u << STDOUT_FILENO)
 #define ERR_BIT (1u << STDERR_FILENO)
+
+#define LAST_BYTES_S 10
 
 void streams_init(struct streams *streams, struct loop *loop, struct stream_keys *keys, bool tty,
                   void (*ended)(void *self), void *self)
@@ -19,7 +23,8 @@ void streams_init(struct streams *streams, struct loop *loop, struct stream_keys
                                 .fds = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO},
                                 .expected = tty ? OUT_BIT : OUT_BIT | ERR_BIT,
                                 .ended = ended,
-                                .self = self};
+                                .self = self,
+                                .patience.fd = -1};
 }
 
 void streams_divert(struct streams *streams, int fd)
@@ -89,10 +94,42 @@ void streams_connect(struct streams *streams, unsigned stream, int fd)
         output_ended(streams, stream == STREAM_TTY ? OUT_BIT : 1u << stream);
 }
 
-bool streams_wait_for_reader(const struct streams *streams)
+static bool wait_for_reader(const struct streams *streams)
 {
     return relay_waits_for_reader(streams->relays[STDOUT_FILENO]) ||
            relay_waits_for_reader(streams->relays[STDERR_FILENO]);
+}
+
+static void give_up(struct streams *streams, unsigned bits)
+{
+    if (streams->expected & bits)
+        log_warn("the command has ended, but not its output; that is all there is");
+    output_ended(streams, bits);
+}
+
+static void on_patience(struct loop_source *source, uint32_t events)
+{
+    struct streams *streams = container_of(source, struct streams, patience);
+    uint64_t times;
+    if (read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times) &&
+        !wait_for_reader(streams))
+        give_up(streams, OUT_BIT | ERR_BIT);
+}
+
+void streams_finish_soon(struct streams *streams)
+{
+    const struct itimerspec in = {.it_value.tv_sec = LAST_BYTES_S,
+                                  .it_interval.tv_sec = LAST_BYTES_S};
+    unsigned missing = (streams->relays[STDOUT_FILENO] ? 0 : OUT_BIT) |
+                       (streams->relays[STDERR_FILENO] ? 0 : ERR_BIT);
+    give_up(streams, missing);
+    if (!streams->expected)
+        return;
+    streams->patience = (struct loop_source){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC),
+                                             .events = EPOLLIN,
+                                             .ready = on_patience};
+    timerfd_settime(streams->patience.fd, 0, &in, NULL);
+    loop_add(streams->loop, &streams->patience, NULL);
 }
 
 void streams_drain(struct streams *streams, int stop_fd)
@@ -106,4 +143,8 @@ void streams_close(struct streams *streams)
 {
     for (unsigned i = 0; i < STREAMS_RELAYS; i++)
         relay_destroy(streams->relays[i]);
+    if (!streams->loop || streams->patience.fd < 0)
+        return;
+    loop_remove(streams->loop, &streams->patience);
+    close(streams->patience.fd);
 }

@@ -17,6 +17,7 @@ struct streams {
     unsigned expected;       /* output that has not ended yet, as bits of descriptors */
     void (*ended)(void *self);
     void *self;
+    struct loop_source patience; /* with the last bytes; fd -1: it does not matter yet */
 };
 
 /* `ended` is called once all output has come out. */
@@ -26,8 +27,9 @@ void streams_init(struct streams *streams, struct loop *loop, struct stream_keys
 void streams_divert(struct streams *streams, int fd);
 /* Takes in `fd`, the guest's end of stream 0 to 3 (a terminal). */
 void streams_connect(struct streams *streams, unsigned stream, int fd);
-/* Whether output waits for a reader of ours, however slow. */
-bool streams_wait_for_reader(const struct streams *streams);
+/* The command has ended: output that has not been connected by now is given up at once, and what has is given ten
+ * seconds to end, and more while it waits for a reader of ours. */
+void streams_finish_soon(struct streams *streams);
 /* relay_finish() for the output. */
 void streams_drain(struct streams *streams, int stop_fd);
 void streams_close(struct streams *streams);

@@ -26,12 +26,14 @@
 #include "base/own.h"
 #include "host/net_stream.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -43,6 +45,9 @@
 
 #define SOCKET_FD  "3" /* in passt */
 #define FIXED_ARGS 7u
+
+/* Of no network that this host could lead to: link-local. */
+#define RESOLVER_FOR_GUEST "169.254.1.1"
 
 struct passt {
     struct net_stream stream; /* first: net_stream_*() take &stream.net */
@@ -247,6 +252,30 @@ static int spawn(struct passt *self, char *const argv[], const struct child_fds 
     return code;
 }
 
+/* As passt reads it, which takes the first for what its guest asks. */
+static bool has_own_resolver(FILE *file)
+{
+    char line[256];
+    bool found = false;
+    while (fgets(line, sizeof(line), file)) {
+        struct in_addr address;
+        line[strcspn(line, "%\n")] = '\0';
+        if (strncmp(line, "nameserver ", 11) != 0 ||
+            inet_pton(AF_INET, strrchr(line, ' ') + 1, &address) != 1)
+            continue;
+        if (ntohl(address.s_addr) >> 24 != IN_LOOPBACKNET)
+            return false;
+        found = true;
+    }
+    return found;
+}
+
+const char *net_passt_resolver(const struct nido_net *wanted)
+{
+    own_file FILE *file = wanted->host_loopback ? NULL : fopen("/etc/resolv.conf", "re");
+    return file && has_own_resolver(file) ? RESOLVER_FOR_GUEST : "";
+}
+
 /* `specs` holds the ports' texts. */
 static void fill_argv(char **argv, char (*specs)[NET_PUBLISH_SPEC_BYTES],
                       const struct nido_net *wanted)
@@ -258,6 +287,11 @@ static void fill_argv(char **argv, char (*specs)[NET_PUBLISH_SPEC_BYTES],
         argv[n] = (char *)(uintptr_t)fixed[n];
     if (!wanted->host_loopback)
         argv[n++] = (char *)(uintptr_t) "--no-map-gw";
+    const char *resolver = net_passt_resolver(wanted);
+    if (*resolver) {
+        argv[n++] = (char *)(uintptr_t) "--dns-forward";
+        argv[n++] = (char *)(uintptr_t)resolver;
+    }
     for (unsigned i = 0; i < wanted->publish_count; i++) {
         net_publish_spec(specs[i], &wanted->publish[i]);
         argv[n++] = (char *)(uintptr_t)(wanted->publish[i].udp ? "--udp-ports" : "--tcp-ports");
@@ -270,7 +304,7 @@ static int start_process(struct passt *self, const struct nido_net *wanted,
                          const struct child_fds *fds, struct nido_error *err)
 {
     char specs[NIDO_PUBLISH_MAX][NET_PUBLISH_SPEC_BYTES];
-    char *argv[FIXED_ARGS + 1 + 2 * NIDO_PUBLISH_MAX + 1];
+    char *argv[FIXED_ARGS + 3 + 2 * NIDO_PUBLISH_MAX + 1];
     fill_argv(argv, specs, wanted);
     int code = spawn(self, argv, fds);
     if (code == ENOENT)

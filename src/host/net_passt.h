@@ -20,6 +20,10 @@
 int net_open_passt(struct net **out, const struct nido_net *wanted, struct loop *loop,
                    struct nido_error *err);
 
+/* Where all name servers of this host are on its loopback, as with systemd-resolved, passt hands out none; but the
+ * first of them answers the guest at this address, and nothing else of the host's does. "" where it is not needed. */
+const char *net_passt_resolver(const struct nido_net *wanted);
+
 /* Whether there is a passt on the PATH. */
 bool net_passt_installed(void);
 

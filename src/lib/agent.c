@@ -45,7 +45,7 @@ struct agent {
     const struct agent_ops *ops;
     void *self;
     enum agent_state state;
-    bool hung_up;
+    bool hung_up, paused;
     struct unix_listener listener;
     struct loop_source listening, control, patience;
     struct caller callers[CALLERS_MAX];
@@ -58,6 +58,7 @@ struct agent {
 };
 
 static void break_off(struct agent *agent, const char *fmt, ...) PRINTF(2, 3);
+static void take_all_calls(struct agent *agent);
 
 static void close_source(struct agent *agent, struct loop_source *source)
 {
@@ -94,10 +95,11 @@ static bool is_awaited(const struct agent *agent)
     return false;
 }
 
-/* Begins anew with each thing that was waited for, and ends when there is none. */
+/* Begins anew with each thing that was waited for, and ends when there is none, or nobody who could answer. */
 static void set_patience(struct agent *agent)
 {
-    const struct itimerspec in = {.it_value.tv_sec = is_awaited(agent) ? AGENT_PATIENCE_S : 0};
+    bool runs = is_awaited(agent) && !agent->paused;
+    const struct itimerspec in = {.it_value.tv_sec = runs ? AGENT_PATIENCE_S : 0};
     timerfd_settime(agent->patience.fd, 0, &in, NULL);
 }
 
@@ -173,6 +175,7 @@ static void send_setup(struct agent *agent)
     frame_put_text(&writer, setup->fstype);
     frame_put_text(&writer, setup->scratch);
     frame_put_text(&writer, setup->hostname);
+    frame_put_text(&writer, setup->resolver);
     frame_put_texts(&writer, setup->shares);
     if (send_frame(agent, &writer) < 0)
         break_off(agent, "the guest cannot be told of its root");
@@ -231,6 +234,7 @@ static void take_exit(struct agent *agent, struct job *job, struct frame_reader 
         break_protocol(agent, "the end of a command that makes no sense");
         return;
     }
+    take_all_calls(agent);
     const struct agent_exit how = {
         .outcome = outcomes[kind], .value = value, .oom_kills = oom_kills};
     const struct job ended = *job;
@@ -399,19 +403,39 @@ static struct caller *next_caller(struct agent *agent)
     return caller;
 }
 
-static void on_call(struct loop_source *source, uint32_t events)
+/* False: nobody waits. */
+static bool take_call(struct agent *agent)
 {
-    struct agent *agent = container_of(source, struct agent, listening);
     int fd = unix_listener_accept(&agent->listener);
     if (fd < 0)
-        return;
+        return false;
     struct caller *caller = next_caller(agent);
     *caller = (struct caller){.agent = agent,
                               .source = {.fd = fd, .events = EPOLLIN, .ready = on_caller}};
     if (loop_add(agent->loop, &caller->source, NULL) < 0) {
         close(fd);
         caller->source.fd = -1;
+        return true;
     }
+    on_caller(&caller->source, EPOLLIN);
+    return true;
+}
+
+static void on_call(struct loop_source *source, uint32_t events)
+{
+    take_call(container_of(source, struct agent, listening));
+}
+
+/* A command's streams called, and said so, before the guest told of its end: they are here, if only in the
+ * queue, which has no more than SOMAXCONN places. */
+static void take_all_calls(struct agent *agent)
+{
+    for (unsigned i = 0; i < CALLERS_MAX; i++)
+        if (agent->callers[i].source.fd >= 0)
+            on_caller(&agent->callers[i].source, EPOLLIN);
+    for (unsigned i = 0; i <= SOMAXCONN; i++)
+        if (!take_call(agent))
+            return;
 }
 
 /* ---- for nido ---- */
@@ -476,6 +500,14 @@ void agent_abandon(struct agent *agent, unsigned number)
         return;
     job->ops = NULL;
     agent_signal(agent, number, SIGKILL);
+}
+
+void agent_set_paused(struct agent *agent, bool paused)
+{
+    if (agent->paused == paused)
+        return;
+    agent->paused = paused;
+    set_patience(agent);
 }
 
 static int listen_beside(struct agent *agent, const char *vsock_path, struct nido_error *err)

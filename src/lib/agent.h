@@ -26,7 +26,8 @@ struct agent;
 struct agent_setup {
     uint32_t flags; /* enum setup_flags of firmware/guest/protocol.h */
     const char *source, *fstype, *scratch, *hostname;
-    char *const *shares; /* of each tag, place, and the file's name or ""; NULL ends the list */
+    const char *resolver; /* the name server where DHCP tells of none; "": there is none */
+    char *const *shares;  /* of each tag, place, and the file's name or ""; NULL ends the list */
 };
 
 struct agent_command {
@@ -55,6 +56,7 @@ struct agent_job_ops {
     /* Owns `fd`, a non-blocking socket. */
     void (*stream)(void *self, unsigned stream, int fd);
     void (*started)(void *self); /* NULL: not of interest; one that cannot start only ends */
+    /* What has not come of its streams by now never does. */
     void (*ended)(void *self, const struct agent_exit *how);
 };
 
@@ -72,6 +74,8 @@ int agent_run(struct agent *agent, const struct agent_command *command,
 /* A job that has ended takes no notice. */
 void agent_signal(struct agent *agent, unsigned job, int number);
 void agent_resize(struct agent *agent, unsigned job, unsigned rows, unsigned columns);
+/* The machine stands still, or goes on: a guest that is paused keeps nobody waiting. */
+void agent_set_paused(struct agent *agent, bool paused);
 /* Nobody wants to hear of that job any more; it gets SIGKILL. */
 void agent_abandon(struct agent *agent, unsigned job);
 

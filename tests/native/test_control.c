@@ -14,12 +14,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static int connect_to_control(void)
+static struct sockaddr_un address_of(const char *name)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s/nido/m.sock", directory);
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/nido/%s", directory, name);
+    return address;
+}
+
+static int connect_to_control(void)
+{
+    const struct sockaddr_un address = address_of("m.sock");
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
     return fd;
 }
 
@@ -102,6 +108,31 @@ static void a_look_at_the_list_takes_no_machines_socket_away(void **state)
         tell("stop", "--force", "m", NULL);
         assert_int_equal(r.status, 0);
     }
+}
+
+/* Of a machine that was killed: nobody answers there. */
+static void leave_socket(const char *name)
+{
+    const struct sockaddr_un address = address_of(name);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+    close(fd);
+}
+
+static void a_start_removes_what_killed_machines_left(void **state)
+{
+    static const char *const left[] = {"dead.vsock_28265", "dead.vsock", "dead.sock", "m.vsock"};
+    start("spin", "m");
+    for (size_t i = 0; i < ARRAY_SIZE(left); i++)
+        leave_socket(left[i]);
+    start("spin", "other");
+    for (size_t i = 0; i < ARRAY_SIZE(left); i++)
+        assert_int_equal(access(address_of(left[i]).sun_path, F_OK), i < 3 ? -1 : 0);
+    tell("stop", "--force", "other", NULL);
+    assert_int_equal(r.status, 0);
+    tell("stop", "--force", "m", NULL);
+    assert_int_equal(r.status, 0);
+    unlink(address_of("m.vsock").sun_path);
 }
 
 static void a_runtime_directory_of_another_kind_is_refused(void **state)
@@ -244,6 +275,7 @@ int main(void)
         cmocka_unit_test(nonsense_on_the_control_socket_is_answered_or_cut_off),
         cmocka_unit_test(a_viewer_that_never_reads_holds_nothing_up),
         cmocka_unit_test(a_look_at_the_list_takes_no_machines_socket_away),
+        cmocka_unit_test(a_start_removes_what_killed_machines_left),
         cmocka_unit_test(a_runtime_directory_of_another_kind_is_refused),
         cmocka_unit_test(the_balloons_target_can_be_set),
         cmocka_unit_test(stop_tells_that_the_grace_time_ended),

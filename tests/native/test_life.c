@@ -292,6 +292,36 @@ static void a_trace_that_cannot_be_written_is_told_at_the_start(void **state)
     assert_non_null(strstr(r.err_text, "/does/not/exist/trace"));
 }
 
+static void what_the_guest_could_swap_is_not_trusted(void **state)
+{
+    char share[96], path[96], option[128];
+    struct stat file;
+    snprintf(share, sizeof(share), "--share=%s:/m", directory);
+    snprintf(option, sizeof(option), "--vsock=cid=3,path=%s/vsock", directory);
+    runner_run(&r, "hello", ARGS(share, option));
+    assert_int_equal(r.status, 125);
+    assert_non_null(strstr(r.err_text, "lies in a share that the guest can write to"));
+
+    static const char *const outputs[] = {
+        "--trace=", "--pidfile=", "--console=file=", "--port=p,file="};
+    snprintf(path, sizeof(path), "%s/link", directory);
+    for (unsigned i = 0; i < ARRAY_SIZE(outputs); i++) {
+        snprintf(option, sizeof(option), "%s/victim", directory);
+        assert_int_equal(symlink(option, path), 0);
+        snprintf(option, sizeof(option), "%s%s", outputs[i], path);
+        runner_run(&r, "hello", ARGS(share, option));
+        assert_int_equal(r.status, 125);
+        assert_non_null(strstr(r.err_text, "symbolic links"));
+        assert_int_equal(unlink(path), 0);
+        /* Where no link is, a share is as good a place as any. */
+        runner_run(&r, "hello", ARGS(share, option));
+        assert_int_equal(r.status, 0);
+        unlink(path); /* the pidfile went with its machine */
+    }
+    snprintf(path, sizeof(path), "%s/victim", directory);
+    assert_int_equal(stat(path, &file), -1);
+}
+
 static void the_result_file_says_how_it_ended(void **state)
 {
     static const struct {
@@ -426,6 +456,7 @@ int main(void)
         cmocka_unit_test(a_result_replaces_nothing_but_a_file),
         cmocka_unit_test(a_pidfile_is_removed_by_whom_it_names_alone),
         cmocka_unit_test(a_trace_that_cannot_be_written_is_told_at_the_start),
+        cmocka_unit_test(what_the_guest_could_swap_is_not_trusted),
         cmocka_unit_test(a_link_in_the_results_way_is_not_followed),
         cmocka_unit_test(the_trace_is_json_with_steps_and_exits),
         cmocka_unit_test(the_timeline_names_the_steps),

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 static struct bench {
@@ -25,7 +26,17 @@ static struct bench {
     struct agent_exit how;
     unsigned job, stream_count;
     int streams[STREAM_KINDS];
+    bool hurry; /* what the agent takes for a second is a millisecond */
 } bench;
+
+int __real_timerfd_settime(int fd, int flags, const struct itimerspec *in, struct itimerspec *old);
+int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *in, struct itimerspec *old);
+
+int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *in, struct itimerspec *old)
+{
+    const struct itimerspec sooner = {.it_value.tv_nsec = in->it_value.tv_sec * 1000000};
+    return __real_timerfd_settime(fd, flags, bench.hurry ? &sooner : in, old);
+}
 
 static void on_called(void *self)
 {
@@ -48,6 +59,7 @@ static void on_broken(void *self, const char *why, bool hung_up)
 
 static void on_stream(void *self, unsigned stream, int fd)
 {
+    assert_false(bench.ended);
     assert_in_range(stream, 0, STREAM_KINDS - 1);
     bench.streams[stream] = fd;
     bench.stream_count++;
@@ -61,6 +73,7 @@ static void on_started(void *self)
 
 static void on_ended(void *self, const struct agent_exit *how)
 {
+    assert_false(bench.ended);
     bench.ended = true;
     bench.how = *how;
 }
@@ -69,8 +82,12 @@ static const struct agent_ops ops = {.called = on_called, .ready = on_ready, .br
 static const struct agent_job_ops job_ops = {
     .stream = on_stream, .started = on_started, .ended = on_ended};
 static char *const no_shares[] = {NULL};
-static const struct agent_setup setup_of_tests = {
-    .shares = no_shares, .source = "root", .fstype = "ext4", .scratch = "", .hostname = "test"};
+static const struct agent_setup setup_of_tests = {.shares = no_shares,
+                                                  .source = "root",
+                                                  .fstype = "ext4",
+                                                  .scratch = "",
+                                                  .hostname = "test",
+                                                  .resolver = ""};
 
 static int set_up(void **state)
 {
@@ -124,7 +141,8 @@ static int call(void)
 }
 
 /* A frame of numbers; `count` of them. */
-static void say(int fd, enum frame_kind kind, unsigned job, unsigned count, const uint32_t *numbers)
+static void say_unheard(int fd, enum frame_kind kind, unsigned job, unsigned count,
+                        const uint32_t *numbers)
 {
     uint8_t bytes[256];
     struct frame_writer writer = frame_begin(bytes, sizeof(bytes), kind, job);
@@ -132,6 +150,11 @@ static void say(int fd, enum frame_kind kind, unsigned job, unsigned count, cons
         frame_put_number(&writer, numbers[i]);
     size_t length = frame_end(&writer);
     assert_int_equal(send(fd, bytes, length, MSG_NOSIGNAL), length);
+}
+
+static void say(int fd, enum frame_kind kind, unsigned job, unsigned count, const uint32_t *numbers)
+{
+    say_unheard(fd, kind, job, count, numbers);
     turn();
 }
 
@@ -213,6 +236,46 @@ static void a_command_runs_and_ends(void **state)
     close(stream);
 }
 
+/* The guest says all of it before nido looks: the streams wait in the queue when the end is read. */
+static void streams_come_before_the_end(void **state)
+{
+    int streams[3], strangers[20];
+    get_ready();
+    ask();
+    for (unsigned i = 0; i < 20; i++)
+        strangers[i] = call();
+    for (unsigned i = 0; i < 3; i++) {
+        streams[i] = call();
+        say_unheard(streams[i], FRAME_STREAM, bench.job, 1, &(uint32_t){i});
+    }
+    say_unheard(bench.control, FRAME_STARTED, bench.job, 0, NULL);
+    say_unheard(bench.control, FRAME_EXIT, bench.job, 3, (uint32_t[]){EXIT_CODE, 3, 0});
+    turn();
+    assert_true(bench.started && bench.ended);
+    assert_int_equal(bench.stream_count, 3);
+    assert_false(bench.broken);
+    for (unsigned i = 0; i < 20; i++)
+        close(strangers[i]);
+    for (unsigned i = 0; i < 3; i++)
+        close(streams[i]);
+}
+
+/* A command's end is not put off for streams that never call. */
+static void an_end_without_streams_is_an_end(void **state)
+{
+    get_ready();
+    ask();
+    SAY_NOTHING_MORE(bench.control, FRAME_STARTED, bench.job);
+    SAY(bench.control, FRAME_EXIT, bench.job, EXIT_CODE, 3, 0);
+    assert_true(bench.ended);
+    assert_int_equal(bench.stream_count, 0);
+    int late = call();
+    SAY(late, FRAME_STREAM, bench.job, 1);
+    assert_true(is_closed(late));
+    assert_false(bench.broken);
+    close(late);
+}
+
 static void a_command_that_is_missing_has_its_own_end(void **state)
 {
     get_ready();
@@ -272,6 +335,44 @@ static void a_guest_that_hangs_up_is_noticed(void **state)
     close(bench.control);
     bench.control = -1;
     expect_broken("has hung up");
+}
+
+static void be_late(void)
+{
+    usleep((AGENT_PATIENCE_S + 20) * 1000);
+    turn();
+}
+
+static void a_guest_that_says_nothing_is_given_up(void **state)
+{
+    get_ready();
+    bench.hurry = true;
+    ask();
+    be_late();
+    expect_broken("did not start a command");
+}
+
+/* It is waited for as long again once it goes on. */
+static void a_guest_that_is_paused_is_not_late(void **state)
+{
+    get_ready();
+    bench.hurry = true;
+    ask();
+    agent_set_paused(bench.agent, true);
+    be_late();
+    assert_false(bench.broken);
+    bench.hurry = false;
+    agent_set_paused(bench.agent, false);
+    SAY_NOTHING_MORE(bench.control, FRAME_STARTED, bench.job);
+    assert_true(bench.started);
+    bench.hurry = true;
+    agent_set_paused(bench.agent, true);
+    ask();
+    be_late();
+    assert_false(bench.broken);
+    agent_set_paused(bench.agent, false);
+    be_late();
+    expect_broken("did not start a command");
 }
 
 /* Each lie in a row: what is said when, and on which command. */
@@ -379,6 +480,8 @@ int main(void)
     struct CMUnitTest liars[10];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_command_runs_and_ends, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(streams_come_before_the_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_end_without_streams_is_an_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_command_that_is_missing_has_its_own_end, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(signals_reach_the_guest_while_the_command_runs, set_up,
@@ -388,6 +491,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_failure_is_told_without_its_control_characters, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_guest_that_hangs_up_is_noticed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_guest_that_says_nothing_is_given_up, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_guest_that_is_paused_is_not_late, set_up, tear_down),
         cmocka_unit_test_setup_teardown(strangers_do_no_harm, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_guest_that_does_not_listen_is_given_up, set_up,
                                         tear_down),

@@ -151,6 +151,65 @@ static void passt_without_a_network_says_what_it_needs(void **state)
     expect_refused(NULL, 0, "default route");
 }
 
+/* Instead of the host's own; NULL: that. */
+static const char *resolv_conf;
+
+FILE *__real_fopen64(const char *path, const char *mode);
+FILE *__wrap_fopen64(const char *path, const char *mode);
+
+FILE *__wrap_fopen64(const char *path, const char *mode)
+{
+    if (!resolv_conf || strcmp(path, "/etc/resolv.conf") != 0)
+        return __real_fopen64(path, mode);
+    FILE *file = tmpfile();
+    fputs(resolv_conf, file);
+    rewind(file);
+    return file;
+}
+
+/* What passt is told after its fixed words. */
+static void words_with(const char *names, const struct nido_net *wanted, char *text, size_t size)
+{
+    static const char fixed[] = "--foreground --quiet --fd 3 --pid /proc/self/fd/1";
+    struct net *net = NULL;
+    struct nido_error err;
+    char all[512];
+    resolv_conf = names;
+    play_passt("echo \"$@\" >args; exit 1");
+    assert_true(net_open_passt(&net, wanted, loop, &err) < 0);
+    resolv_conf = NULL;
+    left_in("args", all, sizeof(all));
+    assert_memory_equal(all, fixed, strlen(fixed));
+    snprintf(text, size, "%s", all + strlen(fixed));
+}
+
+static void a_resolver_of_the_hosts_own_answers_the_guest(void **state)
+{
+    static const char plain_words[] = " --no-map-gw\n";
+    static const char with_resolver[] = " --no-map-gw --dns-forward 169.254.1.1\n";
+    static const struct {
+        const char *names, *words;
+    } cases[] = {
+        {"# nameserver 127.0.0.53\n", plain_words},
+        {"nameserver 10.9.0.53\n", plain_words},
+        {"nameserver 127.0.0.53\nnameserver 10.9.0.53\n", plain_words},
+        {"nameserver ::1\n", plain_words},
+        /* Not for passt, which would send the questions to nowhere. */
+        {"nameserver 127.0.0.53 # here\n", plain_words},
+        {"nameserver 127.0.0.53\noptions edns0\n", with_resolver},
+        {"search x\nnameserver fd00::1\nnameserver  127.0.0.1", with_resolver},
+    };
+    struct nido_net wanted = plain;
+    char text[512];
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        words_with(cases[i].names, &wanted, text, sizeof(text));
+        assert_string_equal(text, cases[i].words);
+    }
+    wanted.host_loopback = true;
+    words_with("nameserver 127.0.0.53\n", &wanted, text, sizeof(text));
+    assert_string_equal(text, "\n");
+}
+
 static void passt_is_told_the_ports(void **state)
 {
     const struct nido_publish publish[] = {
@@ -158,25 +217,19 @@ static void passt_is_told_the_ports(void **state)
         {.address = "127.0.0.1", .host_port = 18443, .guest_port = 443},
         {.host_port = 15353, .guest_port = 53, .udp = true},
     };
+    const struct nido_net wanted = wanted_net(publish, ARRAY_SIZE(publish));
     char text[512];
-    play_passt("echo \"$@\" >args; exit 1");
-    expect_refused(publish, ARRAY_SIZE(publish), "did not start");
-    left_in("args", text, sizeof(text));
-    assert_string_equal(text, "--foreground --quiet --fd 3 --pid /proc/self/fd/1 "
-                              "--no-map-gw --tcp-ports 18080:80 --tcp-ports 127.0.0.1/18443:443 "
+    words_with("", &wanted, text, sizeof(text));
+    assert_string_equal(text, " --no-map-gw --tcp-ports 18080:80 --tcp-ports 127.0.0.1/18443:443 "
                               "--udp-ports 15353:53\n");
 }
 
 static void passt_hides_the_hosts_own_services_unless_told(void **state)
 {
     struct nido_net wanted = plain;
-    struct net *net = NULL;
-    struct nido_error err;
     char text[512];
     wanted.host_loopback = true;
-    play_passt("echo \"$@\" >args; exit 1");
-    assert_true(net_open_passt(&net, &wanted, loop, &err) < 0);
-    left_in("args", text, sizeof(text));
+    words_with("", &wanted, text, sizeof(text));
     assert_null(strstr(text, "--no-map-gw"));
 }
 
@@ -520,6 +573,7 @@ int main(void)
         PASST_TEST(passt_that_does_not_start_is_quoted),
         PASST_TEST(passt_without_a_network_says_what_it_needs),
         PASST_TEST(passt_is_told_the_ports),
+        PASST_TEST(a_resolver_of_the_hosts_own_answers_the_guest),
         PASST_TEST(passt_hides_the_hosts_own_services_unless_told),
         PASST_TEST(passt_is_told_addresses_without_brackets),
         PASST_TEST(passt_inherits_nothing_of_ours),
