@@ -103,16 +103,17 @@ static void ask_to_end(struct run *run, int signal_number)
     start_grace(run, run->flags.grace_s);
 }
 
-/* A signal is the command's, where one runs. SIGTERM is a request to end; of SIGINT, the third is. */
+/* A signal is the command's, where one runs. SIGTERM is a request to end, and SIGHUP: its terminal is gone; of SIGINT,
+ * the third is. Such a one wakes a guest that is paused. */
 static bool pass_on(struct run *run, int signal_number)
 {
     if (!run->job || run->stopped_by || !job_signal(run->job, signal_number))
         return false;
     run->interrupts += signal_number == SIGINT;
-    if (signal_number == SIGTERM || run->interrupts == INTERRUPTS_MAX) {
+    if (signal_number == SIGTERM || signal_number == SIGHUP || run->interrupts == INTERRUPTS_MAX) {
         run->stopped_by = signal_number;
-        start_grace(run, run->flags.grace_s);
         answers_set_paused(&run->answers, false);
+        start_grace(run, run->flags.grace_s);
     }
     return true;
 }
@@ -417,6 +418,14 @@ static bool shall_restart(const struct run *run, enum nido_end end)
     return wanted && !run->stopped_by && !run->plug;
 }
 
+/* A guest that has no panic device, or not its driver yet, resets. What its kernel wrote tells why, and only of a
+ * command's machine is that known. */
+static enum nido_end as_console_tells(const struct run *run, enum nido_end end)
+{
+    bool unclear = end == NIDO_RESET && run->job && run->hub;
+    return unclear && console_hub_tells_panic(run->hub) ? NIDO_PANICKED : end;
+}
+
 /* How it ended: as its command did, unless it was cut short. */
 static int conclude_end(struct run *run, enum nido_end end, const char *report)
 {
@@ -478,6 +487,7 @@ static int run_once(struct run *run, bool *restart, struct nido_error *err)
     enum nido_end end = nido_machine_end(run->machine, &report);
     nido_machine_stop(run->machine);
     drain_console(run, end);
+    end = as_console_tells(run, end);
     if (run->job)
         job_drain(run->job, run->signals.fd);
     chores_show_trace(&run->flags.config.machine, run->flags.trace, run->flags.timeline,

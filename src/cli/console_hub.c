@@ -171,6 +171,20 @@ void console_hub_print_end(struct console_hub *hub, FILE *to)
         putc('\n', to);
 }
 
+bool console_hub_tells_panic(struct console_hub *hub)
+{
+    static const char words[] = "Kernel panic - not syncing";
+    size_t matched = 0;
+    console_hub_catch_up(hub);
+    uint64_t at = hub->written > CONSOLE_HUB_BYTES ? hub->written - CONSOLE_HUB_BYTES : 0;
+    for (; at < hub->written && words[matched]; at++) {
+        char byte = hub->ring[at % CONSOLE_HUB_BYTES];
+        /* Their first letter comes once, so a match that fails begins nowhere but here. */
+        matched = byte == words[matched] ? matched + 1 : byte == words[0];
+    }
+    return !words[matched];
+}
+
 void console_hub_destroy(struct console_hub *hub)
 {
     if (!hub)

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "host/loop.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #define CONSOLE_HUB_BYTES 65536u
@@ -25,6 +26,8 @@ void console_hub_catch_up(struct console_hub *hub);
 /* For a person: the last lines that the guest's kernel wrote, nothing where there are none. Once the machine has
  * stopped. */
 void console_hub_print_end(struct console_hub *hub, FILE *to);
+/* Whether the kernel wrote there that it panics, among the last CONSOLE_HUB_BYTES. Once the machine has stopped. */
+bool console_hub_tells_panic(struct console_hub *hub);
 void console_hub_destroy(struct console_hub *hub); /* takes NULL */
 
 /* Owns `fd`, a stream socket. Whoever was connected before is sent away. */
