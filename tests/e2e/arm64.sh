@@ -121,3 +121,29 @@ test_clock_of_the_guest_stands_still_in_a_pause() {
     (($(value_of up) <= elapsed - pause_s + 1)) ||
         fail "the guest counted $(value_of up) s of $elapsed, though it was paused for $pause_s"
 }
+
+# features FILE: those of the first CPU that concern what KVM gives its guests only when it is asked.
+features() { sed -n '/^Features/{p;q}' "$1" | tr -s ' \t' '\n' | grep -xE 'sve|paca|pacg' | tr '\n' ' '; }
+
+test_guest_has_the_vectors_and_pointer_authentication_of_the_host() {
+    needs_arm64
+    local cpus
+    [[ $(features /proc/cpuinfo) ]] || skip 'the host has neither; a bed has them with --cpu max,pauth-impdef=on'
+    for cpus in 1 2; do
+        guest --cpus "$cpus" -- 'grep Features /proc/cpuinfo'
+        expect_status 0
+        same "$(grep -c Features out)" "$cpus" 'CPUs'
+        same "$(features out)" "$(features /proc/cpuinfo)" 'the features'
+    done
+}
+
+test_host_without_an_interrupt_controller_is_told() {
+    needs_arm64
+    status=0
+    # Of the new VM's calls, those that ask for the one kind and for the other.
+    strace -f -o log -P anon_inode:kvm-vm -e trace=ioctl -e inject=ioctl:error=ENODEV:when=2..3 \
+        nido run --kernel "$kernel" </dev/null >out 2>err || status=$?
+    same "$(grep -c 'KVM_CREATE_DEVICE.*(INJECTED)' log)" 2 'controllers that were refused'
+    expect_status 125
+    expect_err "^nido: /dev/kvm: this host's KVM has no interrupt controller for guests, neither GICv3 nor GICv2; "
+}

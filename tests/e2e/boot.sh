@@ -48,6 +48,15 @@ test_sixteen_cpus_come_up() {
     expect_out 16
 }
 
+test_more_cpus_than_the_interrupt_controller_serves_are_refused() {
+    needs_a_limit_of_cpus
+    guest --cpus 8 --mem 512M -- nproc
+    expect_status 0
+    expect_out 8
+    refused --kernel "$kernel" --cpus 9
+    expect_err "--cpus 9: this host's interrupt controller is a GICv2, which serves 8"
+}
+
 test_guest_sees_its_memory() {
     guest --mem 512M -- 'read x kib y </proc/meminfo; echo kib=$kib'
     expect_status 0
@@ -135,4 +144,25 @@ test_acpi_tables_are_well_formed() {
 test_doctor_says_that_linux_runs_here() {
     nido doctor >out || fail "nido doctor: exit status $?: $(cat out)"
     grep -q 'can run here' out || fail "nido doctor does not say so: $(cat out)"
+}
+
+# answering_no NTH COMMAND...: its NTH question to KVM is answered with no; leaves the question in $lacking.
+answering_no() {
+    status=0
+    strace -f -o log -P /dev/kvm -e trace=ioctl -e "inject=ioctl:retval=0:when=$1" "${@:2}" </dev/null >out 2>err || status=$?
+    lacking=$(sed -n 's/.*KVM_CHECK_EXTENSION, \(KVM_CAP_[A-Z0-9_]*\)) = 0 (INJECTED)$/\1/p' log)
+    [[ $lacking ]] || fail "question $1 is for no capability: $(cat log)"
+}
+
+test_capability_that_kvm_lacks_is_named() {
+    local nth lacking
+    # The first question is for the version of its interface.
+    for nth in {2..8}; do
+        answering_no "$nth" nido run --kernel "$kernel"
+        expect_status 125
+        expect_err "^nido: /dev/kvm: the host's KVM lacks $lacking \("
+    done
+    answering_no 2 nido doctor
+    expect_status 125
+    grep -q "/dev/kvm: the host's KVM lacks $lacking" out || fail "nido doctor does not name $lacking: $(cat out)"
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# nido run --root ARCHIVE -- COMMAND: roots that are tar archives and OCI images, as a user who may open /dev/kvm and
-# nothing else; and kernels that come in packages.
+# nido run --root FILE -- COMMAND: roots that are tar archives, OCI images and file systems that cannot be written, as a
+# user who may open /dev/kvm and nothing else; and kernels that come in packages.
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2034,SC2154
 
 prepare() {
@@ -145,6 +145,26 @@ test_a_killed_nido_leaves_nothing() {
     done
     same "$(ls -A "$cache")" '' 'what is left in the cache'
     nothing_left
+}
+
+test_read_only_file_system_is_a_root_as_it_is() {
+    prepare
+    local image before
+    mksquashfs tree root.squashfs -quiet -no-progress >/dev/null
+    mkfs.erofs root.erofs tree >/dev/null
+    mkfs.erofs -zlz4hc packed.erofs tree >/dev/null
+    for image in root.squashfs root.erofs packed.erofs; do
+        before=$(sum_of "$image")
+        job "$image" -- sh -c 'stat -c "%u %g %a %h" /srv/other-name; stat -c "%F %t %T" /srv/device; echo new >/srv/owned; cat /srv/owned; exit 7'
+        expect_status 7
+        same "$(cat err)" '' 'standard error'
+        same "$(tr '\n' ';' <out)" '4321 70000 4750 2;character special file 1 5;new;' "$image, as a root"
+        same "$(sum_of "$image")" "$before" 'the image'
+        job "$image" --write -- true
+        expect_status 125
+        expect_err "$image: ${image#*.} images cannot be written"
+    done
+    [[ ! -e $cache ]] || fail "another image was made of one: $(ls "$cache")"
 }
 
 goarch() { case $NIDO_ARCH in x86_64) echo amd64 ;; aarch64) echo arm64 ;; esac }

@@ -60,6 +60,9 @@ class Terminal:
         self.expect("# ")
 
     def finish(self, status):
+        ends = os.pidfd_open(self.pid)
+        if not select.select([ends], [], [], PATIENCE_S)[0]:
+            self.fail("it does not end")
         got = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         if got != status:
             self.fail(f"the exit status is {got}, and should be {status}")
@@ -84,6 +87,8 @@ def work(terminal):
     terminal.type("\x03")
     terminal.expect("# ")
     terminal.run("echo status=$?", "status=130")
+    # It keeps the terminal open.
+    terminal.run("sh -c 'trap \"\" HUP; exec sleep 5555' & echo behind", "behind")
     terminal.type("sh -c 'exit 7'\n")
     terminal.expect("# ")
     terminal.type("\x04")

@@ -86,6 +86,23 @@ test_guest_gets_the_hosts_address_and_name_server() {
     expect_out 'lease: 10.9.0.1/24 10.9.0.254 10.9.0.53'
 }
 
+# Of systemd-resolved, say. Nothing else of the host's answers at that address.
+test_the_hosts_own_resolver_answers_the_guest() {
+    user_network socat
+    echo 'nameserver 127.0.0.53' >resolv.conf
+    socat UDP4-RECVFROM:53,bind=127.0.0.53,fork EXEC:'echo answered' &
+    socat TCP4-LISTEN:53,bind=127.0.0.53,fork EXEC:'echo secret' &
+    socat UDP4-RECVFROM:54,bind=127.0.0.53,fork EXEC:'echo secret' &
+    socat TCP4-LISTEN:5000,bind=127.0.0.1,fork EXEC:'echo secret' &
+    guest --net user -- "$guest_up; echo x | /usr/bin/socat -t 3 -T 3 STDIO UDP4:169.254.1.1:53
+        for to in UDP4:169.254.1.1:54 TCP4:169.254.1.1:53,connect-timeout=3 TCP4:169.254.1.1:5000,connect-timeout=3; do
+            echo x | /usr/bin/socat -t 3 -T 3 STDIO \$to; done; echo over"
+    expect_status 0
+    expect_out answered
+    expect_out over
+    ! grep -q secret out || fail 'more of the host is in reach'
+}
+
 test_guest_gets_an_ipv6_address_too() {
     user_network
     guest --net user -- "ip link set eth0 up; n=0; until ip -6 addr show dev eth0 | grep -q 'inet6 fd09:' || [ \$n = 100 ]; do sleep 0.2; n=\$((n+1)); done
@@ -203,7 +220,7 @@ test_host_without_a_network_is_told_so() {
 
 test_passt_ends_when_the_guest_powers_off() {
     user_network
-    start_guest --net user -- 'echo ready; sleep 1'
+    start_guest --net user -- 'echo ready; sleep 10'
     wait_for ready
     local passt
     passt=$(passt_of_guest)

@@ -31,3 +31,4 @@ needs_a_panic_device() { skip "Debian's cloud kernel for arm64 has no driver for
 needs_triple_faults() { skip 'there is no triple fault here'; }
 needs_acpi() { skip 'no ACPI tables here'; }
 needs_cpus() { (($1 <= 8)) || [[ $NIDO_GIC != 2 ]] || skip 'a GICv2 serves eight CPUs at most'; }
+needs_a_limit_of_cpus() { [[ $NIDO_GIC == 2 ]] || skip 'a GICv3 serves more CPUs than nido gives'; }
