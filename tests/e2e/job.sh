@@ -99,9 +99,9 @@ test_every_byte_of_standard_input_arrives() {
     as_user nido run --root root.ext4 -- md5sum <data >out 2>err || status=$?
     expect_status 0
     same "$(cut -d' ' -f1 out)" "$(md5sum data | cut -d' ' -f1)" 'checksum in the guest'
-    { yes || true; } | head -c "${NIDO_E2E_JOB_MIB:-100}M" | as_user nido run --root root.ext4 -- wc -c >out 2>err || status=$?
+    { yes || true; } | head -c "${NIDO_E2E_JOB_MIB:-32}M" | as_user nido run --root root.ext4 -- wc -c >out 2>err || status=$?
     expect_status 0
-    same "$(cat out)" "$((${NIDO_E2E_JOB_MIB:-100} << 20))" 'bytes in the guest'
+    same "$(cat out)" "$((${NIDO_E2E_JOB_MIB:-32} << 20))" 'bytes in the guest'
 }
 
 test_every_byte_of_standard_output_arrives() {

@@ -60,19 +60,18 @@ ext4_qcow2() {
     qemu-img convert -O qcow2 ${3:+-o "$3"} plain.raw "$1"
 }
 
-# Fifty kills in all; elsewhere the same code, and a few will do.
-rounds=17
-[[ $(uname -m) == x86_64 ]] || rounds=3
+# NIDO_E2E_KILLS: how many of each kind of image.
+rounds=${NIDO_E2E_KILLS:-4}
 
 test_an_image_is_in_order_after_any_kill() {
     ext4_qcow2 disk.qcow2 64M
-    kill_rounds disk.qcow2 $rounds --disk disk.qcow2,format=qcow2
+    kill_rounds disk.qcow2 "$rounds" --disk disk.qcow2,format=qcow2
     expect_sound disk.qcow2
 }
 
 test_an_image_of_small_clusters_is_in_order_after_any_kill() {
     ext4_qcow2 disk.qcow2 64M cluster_size=4k,lazy_refcounts=on
-    kill_rounds disk.qcow2 $rounds --disk disk.qcow2,format=qcow2
+    kill_rounds disk.qcow2 "$rounds" --disk disk.qcow2,format=qcow2
     expect_sound disk.qcow2
 }
 
@@ -81,7 +80,7 @@ test_an_overlay_is_in_order_after_any_kill() {
     qemu-img convert -c -O qcow2 base.raw base.qcow2
     local before
     before=$(sum_of base.qcow2)
-    kill_rounds top.qcow2 $rounds --disk base.qcow2,format=qcow2,overlay=top.qcow2
+    kill_rounds top.qcow2 "$rounds" --disk base.qcow2,format=qcow2,overlay=top.qcow2
     expect_sound top.qcow2
     same "$(sum_of base.qcow2)" "$before" 'checksum of the base'
 }

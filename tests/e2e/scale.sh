@@ -4,7 +4,7 @@
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
 
 # NIDO_E2E_JOBS: how many in a row.
-jobs_in_a_row=${NIDO_E2E_JOBS:-10}
+jobs_in_a_row=${NIDO_E2E_JOBS:-5}
 # How many at once; up to 120, as each has its own exit status.
 jobs_at_once=${NIDO_E2E_JOBS_AT_ONCE:-20}
 # Of these so many are on their way at a time: an emulated CPU takes minutes for a hundred kernels, and nido waits three.

@@ -3,7 +3,7 @@
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
 
 vsock='--vsock cid=42,path=v.sock'
-megabytes=${NIDO_E2E_VSOCK_MIB:-64}
+megabytes=${NIDO_E2E_VSOCK_MIB:-16}
 connections=${NIDO_E2E_VSOCK_CONNECTIONS:-200}
 peer=$here/vsock_peer.py
 guest_peer='/usr/bin/python3 -S -E /vsock_peer.py'
