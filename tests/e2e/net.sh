@@ -37,11 +37,11 @@ test_every_byte_from_the_guest_arrives() {
 
 test_both_directions_at_once_with_two_cpus() {
     tap tap0 10.9.0.1/24
-    random_file data 16
+    random_file data "$megabytes"
     socat -u FILE:data TCP-LISTEN:5000,bind=10.9.0.1 &
     socat -u TCP-LISTEN:5001,bind=10.9.0.1 CREATE:back &
     local listener=$!
-    guest --cpus 2 --net tap=tap0 -- "$guest_up; head -c 16777216 /dev/urandom >/tmp/data; nc 10.9.0.1 5001 </tmp/data &
+    guest --cpus 2 --net tap=tap0 -- "$guest_up; head -c $((megabytes << 20)) /dev/urandom >/tmp/data; nc 10.9.0.1 5001 </tmp/data &
         echo sum=\$(nc 10.9.0.1 5000 | sha256sum); wait; echo sent=\$(sha256sum </tmp/data)"
     expect_status 0
     wait $listener
