@@ -9,7 +9,7 @@ resident() { awk '/^VmRSS:/ { print $2 }' "/proc/$guest_pid/status"; }
 falls_below() {
     while (($(resident) >= $1)); do
         kill -0 "$guest_pid" || fail 'the guest ended'
-        sleep 0.2
+        pause 0.2
     done
 }
 
@@ -82,7 +82,7 @@ test_inflating_gives_memory_back_to_the_host() {
 balloon_is() {
     until [[ $(nido balloon m --json | jq -r "$1") == "$2" ]]; do
         kill -0 "$guest_pid" || fail 'the guest ended'
-        sleep 0.2
+        pause 0.2
     done
 }
 
@@ -99,7 +99,7 @@ test_the_target_can_be_changed_while_it_runs() {
     balloon_is .actual_bytes 536870912
     falls_below $((full - 512 * 1024 * 9 / 10))
     # What the guest says of itself comes on request.
-    until (($(nido stats m --json | jq -r '."balloon.guest_free_bytes" // 0') > 0)); do sleep 0.2; done
+    until (($(nido stats m --json | jq -r '."balloon.guest_free_bytes" // 0') > 0)); do pause 0.2; done
     same "$(nido status m --json | jq -r .balloon_bytes)" 536870912 'the balloon in the status'
     echo >&7
     wait_for less=

@@ -71,7 +71,7 @@ expect_nothing_left() {
     # What was killed takes a moment.
     while left=$(leftovers) && [[ $left ]]; do
         ((++tries < 50)) || fail "left behind: $left"
-        sleep 0.2
+        pause 0.2
     done
 }
 
@@ -123,10 +123,7 @@ test_job_fails_with_its_own_status() {
 start_job() {
     as='exec' run_job "$1" &
     pid=$!
-    until grep -qs ready "$1"/trace*; do
-        kill -0 $pid 2>/dev/null || { cat "$1"/trace* && fail 'it ended before it was ready'; }
-        sleep 0.1
-    done
+    wait_to_show "$1/trace-part" ready $pid
 }
 
 test_cancelled_job_ends_at_once() {
@@ -238,10 +235,7 @@ test_two_jobs_at_once_do_not_meet() {
     CUSTOM_ENV_CI_JOB_ID=5 run_job one &
     local first=$!
     CUSTOM_ENV_CI_JOB_ID=5 start_job two
-    until grep -qs ready one/trace*; do
-        kill -0 $first 2>/dev/null || { cat one/trace* && fail 'the first has ended before it was ready'; }
-        sleep 0.1
-    done
+    wait_to_show one/trace-part ready $first
     same "$(as_user nido ps --json | jq length)" 2 'machines'
     for name in $(as_user nido ps --json | jq -r '.[].name'); do as_user nido exec "$name" -- touch /tmp/go; done
     wait $first $pid
@@ -289,7 +283,7 @@ test_stages_out_of_order_do_no_harm() {
     same "$(ls -A tmp/job)" '' 'what is left of the job'
     # A prepare that takes too long gets a signal, and its machine goes with it.
     as='exec' as_user env TMPDIR="$PWD/tmp/job" BUILD_FAILURE_EXIT_CODE=31 SYSTEM_FAILURE_EXIT_CODE=32 ./driver prepare >out 2>err &
-    until compgen -G 'run/nido/*.sock' >/dev/null; do sleep 0.05; done
+    until compgen -G 'run/nido/*.sock' >/dev/null; do pause 0.05; done
     kill -TERM $!
     status=0
     wait $! || status=$?
@@ -328,7 +322,7 @@ test_detached_start_that_is_given_up_leaves_no_machine() {
     as_user nido kernel add
     as='exec' as_user nido run --detach --name box --mem 128M --root roots/small -- sleep 1000 >out 2>err &
     local starter=$!
-    until [[ -e run/nido/box.sock ]]; do sleep 0.05; done
+    until [[ -e run/nido/box.sock ]]; do pause 0.05; done
     kill -KILL $starter
     expect_nothing_left
 }
@@ -350,7 +344,7 @@ test_exec_tells_the_commands_end_from_the_machines() {
     same "$(how results/3)" 'not-found 127 null' 'a command that is missing'
     as='exec' as_user nido exec --result results/4 box -- sh -c 'echo ready; sleep 1000' >out 2>err &
     ended=$!
-    until grep -q ready out; do sleep 0.1; done
+    wait_to_show out ready $ended
     as_user nido stop --force box || true
     status=0
     wait $ended || status=$?

@@ -11,10 +11,7 @@ box() {
     printf 'root:x:0:0:root:/root:/bin/sh\nworker:x:1234:1235:worker:/:/bin/sh\n' >tree/etc/passwd
     nido run --root tree --name box -- sh -c 'chmod 1777 /tmp; echo ready; sleep 100000' >out 2>err &
     pid=$!
-    until grep -q ready out 2>/dev/null; do
-        kill -0 $pid 2>/dev/null || fail 'it ended before it was ready'
-        sleep 0.1
-    done
+    wait_to_show out ready $pid
 }
 
 # in_box COMMAND-TEXT
@@ -160,7 +157,7 @@ test_machine_that_ends_during_a_copy_is_told() {
     tar -cf whole.tar -C tree/bin busybox
     nido cp - box:/tmp < <(head -c 100000 whole.tar && sleep 1000) 2>cp.err &
     local copying=$!
-    until in_box 'test -s /tmp/busybox'; do sleep 0.2; done
+    until in_box 'test -s /tmp/busybox'; do pause 0.2; done
     kill -KILL $pid
     status=0
     wait $copying || status=$?

@@ -57,10 +57,7 @@ start_job() {
     rm -f out err
     as='exec' as_user nido run --root root.ext4 "$@" >out 2>err &
     pid=$!
-    until grep -q ready out 2>/dev/null; do
-        kill -0 $pid 2>/dev/null || fail 'it ended before it was ready'
-        sleep 0.1
-    done
+    wait_to_show out ready $pid
 }
 
 wait_job() {
@@ -132,11 +129,8 @@ test_kernels_console_is_there_to_look_at() {
     prepare
     start_job --name box -- sh -c 'echo words of the kernel >/dev/kmsg; echo "<0>and an urgent one" >/dev/kmsg; echo ready; exec sleep 1000'
     as='exec' as_user nido console box >shown 2>&1 < <(sleep 1000) &
-    local viewer=$! tries=0
-    until grep -q 'and an urgent one' shown; do
-        ((++tries < 100)) || fail "the console shows '$(cat shown)'"
-        sleep 0.1
-    done
+    local viewer=$!
+    wait_to_show shown 'and an urgent one' $viewer
     kill $viewer
     kill -TERM $pid
     wait_job
@@ -216,7 +210,7 @@ test_killed_nido_leaves_what_ps_removes() {
     wait_job
     while pgrep -u nobody . >leftover; do
         ((++tries < 100)) || fail "still there: $(ps -u nobody -o args=)"
-        sleep 0.1
+        pause 0.1
     done
     same "$(as_user nido ps --json)" '[]' 'machines'
     nothing_is_left
@@ -278,7 +272,7 @@ test_terminal_is_a_shells() {
     python3 "$here/terminal.py" nido run --root root.ext4 --name box --tty -- sh
     nido run --root root.ext4 --name box -- sh -c 'echo ready; sleep 1000' >out &
     pid=$!
-    until grep -q ready out; do sleep 0.1; done
+    wait_to_show out ready $pid
     python3 "$here/terminal.py" nido exec --tty box -- sh
     # The shell that was there has left that one running.
     nido exec box -- sh -c 'ps | grep "[s]leep 5555"'
@@ -529,7 +523,7 @@ test_exec_runs_one_more_command() {
     expect_status 127
     as='exec' as_user nido exec box -- sh -c 'trap "echo got it; exit 8" TERM; echo there; while :; do sleep 0.1; done' >exec.out &
     local second=$!
-    until grep -q there exec.out; do sleep 0.1; done
+    wait_to_show exec.out there $second
     kill -TERM $second
     status=0
     wait $second || status=$?
@@ -538,12 +532,12 @@ test_exec_runs_one_more_command() {
     # A client that is gone takes its command along.
     as='exec' as_user nido exec box -- sh -c 'echo there; exec sleep 7777' >exec.out &
     second=$!
-    until grep -q there exec.out; do sleep 0.1; done
+    wait_to_show exec.out there $second
     kill -KILL $second
     local tries=0
     while as_user nido exec box -- sh -c 'ps | grep "[s]leep 7777"' >exec.out; do
         ((++tries < 50)) || fail 'the command is still there'
-        sleep 0.2
+        pause 0.2
     done
     kill -TERM $pid
     wait_job

@@ -74,16 +74,34 @@ finish_guest() {
     tr -d '\r' <out.raw >out
 }
 
-# wait_for TEXT: until the guest has printed it; fails when the guest ends without.
-wait_for() {
-    while ! grep -qF -- "$1" out.raw 2>/dev/null; do
-        kill -0 "$guest_pid" 2>/dev/null || {
-            grep -qF -- "$1" out.raw && return
-            fail "the guest ended before it printed '$1'"
+# A pipe that nobody writes to. Its other end is open here, and so it has no end.
+exec {nothing}<> <(:)
+
+# pause SECONDS: sleep, but it starts no program; an emulated CPU has none to spare while a guest boots.
+pause() { read -rt "$1" -u "$nothing" || true; }
+
+# shows FILE TEXT: whether it is in there; starts no program either.
+shows() {
+    local text=''
+    [[ -e $1 ]] || return
+    IFS='' read -rd '' text <"$1" || true
+    [[ $text == *"$2"* ]]
+}
+
+# wait_to_show FILE TEXT PID: until it is in there; fails when the process ends without.
+wait_to_show() {
+    until shows "$1" "$2"; do
+        kill -0 "$3" 2>/dev/null || {
+            shows "$1" "$2" && return
+            cat "$1"
+            fail "it ended before '$2' was in $1"
         }
-        sleep 0.05
+        pause 0.1
     done
 }
+
+# wait_for TEXT: until the guest has printed it; fails when the guest ends without.
+wait_for() { wait_to_show out.raw "$1" "$guest_pid"; }
 
 # refused FLAGS...: nido must refuse to start; leaves err.
 refused() {

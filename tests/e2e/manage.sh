@@ -57,17 +57,14 @@ console_shows() {
     touch typed
     nido console "$1" <typed >screen &
     viewer=$!
-    until grep -qF -- "$2" screen; do
-        kill -0 "$viewer" || fail "the console of $1 ended before it showed '$2': $(cat screen)"
-        sleep 0.1
-    done
+    wait_to_show screen "$2" "$viewer"
     kill "$viewer"
     wait "$viewer" || true
 }
 
 # expect_gone PID: soon, and no zombie.
 expect_gone() {
-    while [[ -e /proc/$1 ]]; do sleep 0.1; done
+    while [[ -e /proc/$1 ]]; do pause 0.1; done
 }
 
 test_three_machines_are_looked_after_by_name() {
@@ -167,9 +164,9 @@ test_pidfile_time_limit_and_sigterm_work_for_detached_machines() {
     same "$(cat pid)" "$(field one pid)" 'the pidfile'
     console_shows one ready
     kill -TERM "$(cat pid)"
-    while [[ -e pid ]]; do sleep 0.1; done
+    while [[ -e pid ]]; do pause 0.1; done
     machine one 'echo ready; sleep 10000' --timeout 2 --result result
-    while [[ ! -e result ]]; do sleep 0.1; done
+    while [[ ! -e result ]]; do pause 0.1; done
     same "$(jq -r '.reason, .code' result | tr '\n' ' ')" 'timeout 124 ' 'the record'
     guest --timeout 1 -- 'sleep 10000'
     expect_status 124
@@ -231,7 +228,7 @@ s.connect("run/nido/one.sock")
 s.sendall(b"{\"do\":\"console\"}\nflood\n")
 open("asked", "w").close()
 time.sleep(1000)' &
-    while [[ ! -e asked ]]; do sleep 0.1; done
+    while [[ ! -e asked ]]; do pause 0.1; done
     same "$(field one state)" running state
     # The guest has written all of it although nobody reads; the next viewer takes the console over.
     echo more >typed

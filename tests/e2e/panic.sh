@@ -50,7 +50,7 @@ test_on_panic_continue_leaves_a_guest_standing_still() {
     needs_a_panic_device
     base_cmdline="console=$NIDO_CONSOLE quiet panic=0 cryptomgr.notests"
     start_guest --on-panic continue --grace 0 -- 'echo c >/proc/sysrq-trigger'
-    until grep -q 'the machine goes on' err; do sleep 0.05; done
+    wait_to_show err 'the machine goes on' "$guest_pid"
     wait_for 'end Kernel panic'
     kill -0 "$guest_pid" || fail 'the machine ended'
     kill -TERM "$guest_pid"

@@ -206,10 +206,7 @@ test_exec_is_as_much_the_images_as_the_first_command() {
     make_image '{"Cmd": ["sh", "-c", "echo ready; exec sleep 1000"], "Env": ["GREETING=hello"], "User": "1234:77", "WorkingDir": "/made"}'
     as='exec' as_user nido run --name box --root oci:image </dev/null >out 2>err &
     local pid=$!
-    until grep -q ready out; do
-        kill -0 $pid 2>/dev/null || fail 'it ended before it was ready'
-        sleep 0.1
-    done
+    wait_to_show out ready $pid
     same "$(as_user nido exec box -- sh -c 'pwd; id -u; id -g; echo $GREETING' </dev/null | tr '\n' ' ')" '/made 1234 77 hello ' 'the second command'
     kill -TERM $pid
     wait $pid || true

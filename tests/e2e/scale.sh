@@ -36,7 +36,7 @@ job() { as_user nido run --root root.ext4 --mem 96M "$@"; }
 wait_for_job() {
     until [[ -s out$1 ]]; do
         kill -0 "${pids[$1]}" 2>/dev/null || fail "job $1 has ended: $(cat "err$1")"
-        sleep 0.2
+        pause 0.2
     done
 }
 
@@ -129,7 +129,7 @@ expect_as_before() {
     # What was killed takes a moment, and so does what the kernel frees later.
     until look && [[ -z $(leftovers) ]] && ((available_before - available < 24576 && slab - slab_before < 8192)); do
         ((++tries < 30)) || fail "left behind: $(leftovers) $((available_before - available)) KiB of memory, $((slab - slab_before)) KiB of slab"
-        sleep 0.5
+        pause 0.5
     done
     same "$mounts" "$mounts_before" mounts
 }

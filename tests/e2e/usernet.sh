@@ -66,7 +66,7 @@ expect_gone() {
     local tries
     for ((tries = 0; tries < 200; tries++)); do
         [[ -e /proc/$1 ]] || return 0
-        sleep 0.05
+        pause 0.05
     done
     fail "process $1 is still there: $(tr '\0' ' ' <"/proc/$1/cmdline") $(grep State "/proc/$1/status")"
 }
@@ -77,7 +77,7 @@ expect_answer() {
     shift
     for ((tries = 0; tries < 40; tries++)); do
         [[ $(socat -t 2 "$@" 2>/dev/null) == "$word" ]] && return
-        sleep 0.25
+        pause 0.25
     done
     fail "no answer '$word' from $*"
 }

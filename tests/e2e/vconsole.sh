@@ -10,7 +10,7 @@ while [ ! "$(port work)" ]; do sleep 0.1; done; work=$(port work)'
 await_socket() {
     while [[ ! -S work.sock ]]; do
         kill -0 "$guest_pid" || fail 'nido ended'
-        sleep 0.05
+        pause 0.05
     done
 }
 

@@ -23,7 +23,7 @@ talk_to() {
         answer=$(printf 'CONNECT %s\n%s\n' "$1" "$2" | socat -t 20 - UNIX-CONNECT:v.sock 2>/dev/null) || true
         [[ ! $answer ]] || break
         kill -0 "$guest_pid" 2>/dev/null || fail 'the guest ended'
-        sleep 0.2
+        pause 0.2
     done
     printf '%s\n' "$answer"
 }
