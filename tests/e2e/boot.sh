@@ -78,9 +78,9 @@ test_guest_sees_memory_above_four_gib() {
 test_memory_of_a_big_guest_holds_what_is_written() {
     (($(awk '/MemAvailable/ { print $2 }' /proc/meminfo) > 5600000)) || skip 'the bed has not the memory; give it --mem 8G'
     # Filled from the top: the second half of this lies above 4 GiB.
-    guest --mem 5G -- 'mkdir /m; mount -t tmpfs -o size=4G tmpfs /m; seq 1 4000000 >/m/a; sha256sum </m/a | cut -c1-64'
+    guest --mem 5G -- 'mkdir /m; mount -t tmpfs -o size=4G tmpfs /m; seq 1 1000000 >/m/a; sha256sum </m/a | cut -c1-64'
     expect_status 0
-    expect_out "$(seq 1 4000000 | sha256sum | cut -c1-64)"
+    expect_out "$(seq 1 1000000 | sha256sum | cut -c1-64)"
 }
 
 test_panic_for_want_of_an_init_ends_the_machine() {

@@ -26,9 +26,9 @@ test_end_of_input_leaves_the_guest_alone() {
 numbers_arrived() { sed '0,/^begin$/d; /^end$/,$d' "$1" | cmp - <(seq 1 "$2") || fail 'bytes are missing or wrong'; }
 
 test_output_arrives_whole() {
-    guest -- 'stty -opost; echo begin; seq 1 8000; echo end'
+    guest -- 'stty -opost; echo begin; seq 1 4000; echo end'
     expect_status 0
-    numbers_arrived out.raw 8000
+    numbers_arrived out.raw 4000
 }
 
 # A pipe of one page, read in fits and starts: the guest must wait for it again and again.
@@ -42,10 +42,10 @@ while data := os.read(0, 3000):
 
 test_output_arrives_whole_at_a_slow_reader() {
     status=0
-    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- stty -opost; echo begin; seq 1 8000; echo end" </dev/null 2>err |
+    nido run --kernel "$kernel" --initrd "$initrd" --cmdline "$base_cmdline -- stty -opost; echo begin; seq 1 4000; echo end" </dev/null 2>err |
         slow_reader >out || status=$?
     expect_status 0
-    numbers_arrived out 8000
+    numbers_arrived out 4000
 }
 
 test_guest_waits_for_no_reader_for_ever() {

@@ -33,6 +33,12 @@ skip() {
     exit 77
 }
 
+# What a guest's shell does until its power button is pressed: it listens when $listen is done, and not only soon after.
+# shellcheck disable=SC2034,SC2016
+listen='for e in /dev/input/event*; do exec 3<$e; head -c 24 <&3 >/tmp/key & done'
+# shellcheck disable=SC2034
+pressed='wait -n 2>/dev/null || wait'
+
 # guest [NIDO-FLAG]... -- COMMAND-TEXT: runs COMMAND-TEXT in a guest until it powers off. Leaves $status and the files
 # out (the console, without carriage returns) and err. kernel=, initrd= and base_cmdline= may be set for one call.
 guest() {

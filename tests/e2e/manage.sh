@@ -6,8 +6,8 @@
 kvm_group=107
 
 # Echoes what it reads, and powers off when its button is pressed.
-obedient='(for e in /dev/input/event*; do head -c 24 $e >/tmp/key & done; wait -n 2>/dev/null || wait; poweroff -f) &
-echo ready; while read line; do echo "got $line"; done; sleep 10000'
+obedient="($listen; echo ready; $pressed; poweroff -f) &"'
+while read line; do echo "got $line"; done; sleep 10000'
 
 # Stands before the program of that name, as a user whose runtime directory is run.
 nido() {
@@ -153,7 +153,7 @@ test_stop_tells_when_the_plug_was_pulled() {
 test_a_guest_that_crashes_while_it_is_stopped_is_told() {
     needs_a_panic_device
     as_user
-    machine one '(for e in /dev/input/event*; do head -c 24 $e >/tmp/key & done; wait -n 2>/dev/null || wait; echo c >/proc/sysrq-trigger) & echo ready; sleep 10000'
+    machine one "($listen; echo ready; $pressed; echo c >/proc/sysrq-trigger) & sleep 10000"
     console_shows one ready
     fails_with 123 "machine 'one': its kernel panicked" nido stop one
 }

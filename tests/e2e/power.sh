@@ -3,7 +3,7 @@
 # shellcheck shell=bash source=tests/e2e/lib.sh disable=SC2016,SC2154,SC2034
 
 # What an init does about the power button: waits for a key event and powers off.
-await_button='[ -e /dev/input/event0 ] || exit; for e in /dev/input/event*; do head -c 24 $e >/tmp/key & done; echo ready; wait -n 2>/dev/null || wait; echo pressed'
+await_button="[ -e /dev/input/event0 ] || exit; $listen; echo ready; $pressed; echo pressed"
 
 test_power_off_ends_with_zero() {
     guest -- poweroff -f
