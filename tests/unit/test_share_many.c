@@ -83,7 +83,7 @@ static void reads(uint64_t node, const char *text)
     share_release(share, handle);
 }
 
-/* NIDO_TEST_SHARE_FILES says how many: a million has been seen to pass. */
+/* NIDO_TEST_SHARE_FILES says how many. */
 static void share_knows_more_files_than_it_may_open(void **state)
 {
     const char *wanted = getenv("NIDO_TEST_SHARE_FILES");
