@@ -530,6 +530,7 @@ test_exec_runs_one_more_command() {
     expect_status 8
     grep -q 'got it' exec.out
     # A client that is gone takes its command along.
+    rm exec.out
     as='exec' as_user nido exec box -- sh -c 'echo there; exec sleep 7777' >exec.out &
     second=$!
     wait_to_show exec.out there $second

@@ -94,7 +94,7 @@ shows() {
     [[ $text == *"$2"* ]]
 }
 
-# wait_to_show FILE TEXT PID: until it is in there; fails when the process ends without.
+# wait_to_show FILE TEXT PID: until it is in there; fails when the process ends without. A file of an earlier one must be gone.
 wait_to_show() {
     until shows "$1" "$2"; do
         kill -0 "$3" 2>/dev/null || {

@@ -55,6 +55,7 @@ fails_with() {
 console_shows() {
     local viewer
     touch typed
+    rm -f screen
     nido console "$1" <typed >screen &
     viewer=$!
     wait_to_show screen "$2" "$viewer"
