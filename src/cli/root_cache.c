@@ -18,6 +18,7 @@
 /* What a clock of a file system may lag behind. */
 #define SETTLED_S  2
 #define SEEN_BYTES 128u
+#define NOTED_S    (24 * 3600)
 
 /* ---- the directory ---- */
 
@@ -52,7 +53,7 @@ static bool is_ours(const struct stat *st)
     return st->st_uid == geteuid() && !(st->st_mode & (S_IWGRP | S_IWOTH));
 }
 
-bool root_cache_find(const struct root_cache *cache, const char *key, char path[PATH_MAX])
+static bool is_there(const struct root_cache *cache, const char *key, char path[PATH_MAX])
 {
     struct stat st;
     char name[ROOT_KEY_BYTES + sizeof(SUFFIX)];
@@ -61,6 +62,34 @@ bool root_cache_find(const struct root_cache *cache, const char *key, char path[
         return false;
     return fstatat(cache->directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
            S_ISREG(st.st_mode) && is_ours(&st) && st.st_size > 0;
+}
+
+/* The time of a file is that of its last use. */
+static bool is_unused(const struct root_cache *cache, const char *name, time_t for_s)
+{
+    struct stat st;
+    return fstatat(cache->directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           time(NULL) - st.st_mtime > for_s;
+}
+
+/* Not each time: most starts only read what is here. */
+static void note_use(const struct root_cache *cache, const char *name)
+{
+    /* Who cannot change its time cannot remove it either. */
+    if (is_unused(cache, name, NOTED_S) &&
+        utimensat(cache->directory_fd, name, NULL, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+}
+
+bool root_cache_find(const struct root_cache *cache, const char *key, char path[PATH_MAX])
+{
+    /* Whoever removes what is unused has done so before this, or sees that it is used. */
+    flock(cache->directory_fd, LOCK_SH);
+    bool found = is_there(cache, key, path);
+    if (found)
+        note_use(cache, strrchr(path, '/') + 1);
+    flock(cache->directory_fd, LOCK_UN);
+    return found;
 }
 
 /* An image in the making that needs a name, and whose maker is gone: nobody holds its lock. */
@@ -72,13 +101,13 @@ static void sweep_image(const struct root_cache *cache, const char *name)
         unlinkat(cache->directory_fd, name, 0);
 }
 
-/* The digest of a file whose image was removed. */
+/* The digest of a file whose image was removed, or that is not asked for any more. */
 static void sweep_memory(const struct root_cache *cache, const char *name)
 {
     char key[ROOT_KEY_BYTES], path[PATH_MAX];
     ssize_t n = readlinkat(cache->directory_fd, name, key, sizeof(key) - 1);
     key[n > 0 ? n : 0] = '\0';
-    if (!root_cache_find(cache, key, path))
+    if (!is_there(cache, key, path) || is_unused(cache, name, ROOT_CACHE_UNUSED_S))
         unlinkat(cache->directory_fd, name, 0);
 }
 
@@ -122,6 +151,25 @@ void root_cache_close(struct root_cache *cache)
 }
 
 /* ---- images ---- */
+
+static bool is_image(const char *name)
+{
+    size_t length = strlen(name);
+    return length > strlen(SUFFIX) && strcmp(name + length - strlen(SUFFIX), SUFFIX) == 0;
+}
+
+static void remove_unused(const struct root_cache *cache)
+{
+    int fd = openat(cache->directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *listing = fd < 0 ? NULL : fdopendir(fd);
+    if (listing && flock(cache->directory_fd, LOCK_EX) == 0)
+        for (struct dirent *entry; (entry = readdir(listing));)
+            if (is_image(entry->d_name) && is_unused(cache, entry->d_name, ROOT_CACHE_UNUSED_S))
+                unlinkat(cache->directory_fd, entry->d_name, 0);
+    flock(cache->directory_fd, LOCK_UN);
+    if (listing)
+        closedir(listing);
+}
 
 static int create_named(const struct root_cache *cache, struct root_making *making)
 {
@@ -178,7 +226,8 @@ int root_cache_keep(const struct root_cache *cache, struct root_making *making, 
     if (linkat(cache->directory_fd, from, cache->directory_fd, name, AT_SYMLINK_FOLLOW) < 0 &&
         errno != EEXIST)
         return error_errno(err, errno, "%s/%s: cannot be made", cache->directory, name);
-    if (root_cache_find(cache, key, path))
+    remove_unused(cache);
+    if (is_there(cache, key, path))
         return 0;
     return error_set(err, EEXIST, "%s/%s: what is there is no image of nido's; remove it",
                      cache->directory, name);
@@ -210,7 +259,10 @@ bool root_cache_recall(const struct root_cache *cache, const struct stat *file,
     seen_name(file, name);
     ssize_t n = readlinkat(cache->directory_fd, name, key, ROOT_KEY_BYTES - 1);
     key[n > 0 ? n : 0] = '\0';
-    return root_cache_find(cache, key, path);
+    if (!is_there(cache, key, path))
+        return false;
+    note_use(cache, name);
+    return true;
 }
 
 /* A file that has just been written could be written again within one tick of its clock. */

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define KEY "1-sha256-00"
 
@@ -209,6 +210,82 @@ static void root_cache_remembers_a_file_that_has_settled(void **state)
     assert_int_equal(entries(&cache), 0);
 }
 
+static void keep(const struct root_cache *cache, const char *key)
+{
+    struct root_making making;
+    char path[PATH_MAX];
+    begin(cache, &making);
+    assert_int_equal(root_cache_keep(cache, &making, key, path, NULL), 0);
+    root_cache_end(cache, &making);
+}
+
+static void set_age(const struct root_cache *cache, const char *name, time_t age_s)
+{
+    const struct timespec times[2] = {{time(NULL) - age_s, 0}, {time(NULL) - age_s, 0}};
+    assert_int_equal(utimensat(cache->directory_fd, name, times, AT_SYMLINK_NOFOLLOW), 0);
+}
+
+static bool has(const struct root_cache *cache, const char *name)
+{
+    struct stat st;
+    return fstatat(cache->directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static void root_cache_keeps_what_is_used(void **state)
+{
+    own_root_cache struct root_cache cache;
+    char path[PATH_MAX];
+    open_cache(&cache);
+    keep(&cache, "1-used");
+    keep(&cache, "1-young");
+    keep(&cache, "1-old");
+    set_age(&cache, "1-used.squashfs", ROOT_CACHE_UNUSED_S + 60);
+    set_age(&cache, "1-young.squashfs", ROOT_CACHE_UNUSED_S - 60);
+    set_age(&cache, "1-old.squashfs", ROOT_CACHE_UNUSED_S + 60);
+    assert_true(root_cache_find(&cache, "1-used", path));
+    assert_true(has(&cache, "1-old.squashfs"));
+    assert_int_equal(mkdirat(cache.directory_fd, "1-of-the-user", 0700), 0);
+    set_age(&cache, "1-of-the-user", ROOT_CACHE_UNUSED_S + 60);
+    keep(&cache, "1-new");
+    assert_true(has(&cache, "1-used.squashfs"));
+    assert_true(has(&cache, "1-young.squashfs"));
+    assert_true(has(&cache, "1-new.squashfs"));
+    assert_true(has(&cache, "1-of-the-user"));
+    assert_false(has(&cache, "1-old.squashfs"));
+}
+
+static void link_of(const struct root_cache *cache, char name[NAME_MAX])
+{
+    *name = '\0';
+    DIR *listing = opendir(cache->directory);
+    assert_non_null(listing);
+    for (struct dirent *entry; (entry = readdir(listing));)
+        if (strncmp(entry->d_name, "seen-", 5) == 0)
+            snprintf(name, NAME_MAX, "%.254s", entry->d_name);
+    closedir(listing);
+    assert_true(*name);
+}
+
+/* One that is downloaded anew for each job leaves many. */
+static void root_cache_forgets_files_that_are_not_asked_for(void **state)
+{
+    own_root_cache struct root_cache cache, again, later;
+    struct stat st = {.st_size = 1};
+    char key[ROOT_KEY_BYTES], name[NAME_MAX];
+    open_cache(&cache);
+    keep(&cache, KEY);
+    root_cache_remember(&cache, &st, KEY);
+    link_of(&cache, name);
+    set_age(&cache, name, ROOT_CACHE_UNUSED_S + 60);
+    assert_true(root_cache_recall(&cache, &st, key));
+    open_cache(&again);
+    assert_true(root_cache_recall(&cache, &st, key));
+    set_age(&cache, name, ROOT_CACHE_UNUSED_S + 60);
+    open_cache(&later);
+    assert_false(root_cache_recall(&cache, &st, key));
+    assert_int_equal(entries(&cache), 1);
+}
+
 static void root_cache_trusts_nothing_of_others(void **state)
 {
     struct nido_error err;
@@ -238,6 +315,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(root_cache_remembers_a_file_that_has_settled, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(root_cache_trusts_nothing_of_others, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(root_cache_keeps_what_is_used, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(root_cache_forgets_files_that_are_not_asked_for, set_up,
+                                        tear_down),
         {"root_cache_has_an_image_once_it_is_kept_under_a_name",
          root_cache_has_an_image_once_it_is_kept, set_up_without_nameless_files, tear_down, NULL},
         {"root_cache_has_nothing_of_what_is_given_up_under_a_name",
