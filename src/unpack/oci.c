@@ -26,6 +26,7 @@ static const struct {
     {"application/vnd.oci.image.layer.v1.tar+zstd", OCI_LAYER},
     {"application/vnd.docker.image.rootfs.diff.tar", OCI_LAYER},
     {"application/vnd.docker.image.rootfs.diff.tar.gzip", OCI_LAYER},
+    {"application/vnd.docker.image.rootfs.diff.tar.zstd", OCI_LAYER}, /* BuildKit's */
     {"application/vnd.oci.image.layer.nondistributable.v1.tar", OCI_LAYER_ELSEWHERE},
     {"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", OCI_LAYER_ELSEWHERE},
     {"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", OCI_LAYER_ELSEWHERE},

@@ -350,6 +350,17 @@ def manifest_with(**changes):
     return oci.put_json("image", manifest, "application/vnd.oci.image.manifest.v1+json")
 
 
+def what_docker_calls_it_is_known():
+    docker = "application/vnd.docker."
+    config = {"os": "linux", "architecture": MACHINE}
+    layers = [oci.put_blob("image", tar(member(kind or "plain")), docker + "image.rootfs.diff.tar" + kind) for kind in ("", ".gzip", ".zstd")]
+    manifest = {"schemaVersion": 2, "config": oci.put_json("image", config, docker + "container.image.v1+json"), "layers": layers}
+    image = oci.put_json("image", manifest, docker + "distribution.manifest.v2+json")
+    inner = oci.put_json("image", {"manifests": [image]}, docker + "distribution.manifest.list.v2+json")
+    oci.put_index("image", [inner])
+    same(found(), image["digest"])
+
+
 def what_is_wrong_with_an_image_is_told():
     def wrong(image, *sentence):
         oci.put_index("image", [image])
@@ -504,7 +515,7 @@ TESTS = [
     what_gzip_packed_is_checked_to_its_end, members_of_gzip_are_one_stream, the_last_of_one_name_counts, no_name_leads_out,
     a_hard_link_has_its_contents_whatever_becomes_of_the_other_name, holes_are_zeroes, what_is_wrong_with_an_archive_is_told,
     later_layers_win, whiteouts_hide_what_is_below, hard_links_reach_into_layers_below, an_image_says_how_it_is_run,
-    tags_and_platforms_choose, what_is_wrong_with_an_image_is_told, indexes_that_lead_on_and_on_are_cut_short,
+    tags_and_platforms_choose, what_docker_calls_it_is_known, what_is_wrong_with_an_image_is_told, indexes_that_lead_on_and_on_are_cut_short,
     every_blob_is_checked_before_it_is_used, a_package_lends_its_kernel_and_modules, what_is_wrong_with_a_package_is_told,
 ]
 
