@@ -42,6 +42,13 @@ static const char *last_part(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* A directory's name has them behind it where a shell has completed it. */
+static void drop_slashes(char *path)
+{
+    for (size_t length = strlen(path); length > 1 && path[length - 1] == '/'; length--)
+        path[length - 1] = '\0';
+}
+
 int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAME_BYTES],
                      struct nido_error *err)
 {
@@ -56,16 +63,16 @@ int kernels_add_file(const char *path, const char *modules, char name[KERNEL_NAM
                          "kernel %s: its name does not tell its version, as vmlinuz-VERSION does; "
                          "say where its modules are: --modules /lib/modules/VERSION",
                          path);
-    if (!modules) {
-        snprintf(found, sizeof(found), "/lib/modules/%s", dash + 1);
-        modules = found;
-    }
-    if (snprintf(name, KERNEL_NAME_BYTES, "%s", dash ? dash + 1 : last_part(modules)) >=
+    if (snprintf(found, sizeof(found), "%s%s", modules ? "" : "/lib/modules/",
+                 modules ? modules : dash + 1) >= (int)sizeof(found))
+        return error_set(err, ENAMETOOLONG, "kernel %s: its modules: too long a path", path);
+    drop_slashes(found);
+    if (snprintf(name, KERNEL_NAME_BYTES, "%s", dash ? dash + 1 : last_part(found)) >=
         (int)KERNEL_NAME_BYTES)
         return error_set(err, ENAMETOOLONG, "kernel %s: too long a name", path);
-    if (access(modules, F_OK) < 0)
-        return error_errno(err, errno, "kernel %s: its modules, %s", path, modules);
-    ret = kernel_store_add(name, path, modules, err);
+    if (access(found, F_OK) < 0)
+        return error_errno(err, errno, "kernel %s: its modules, %s", path, found);
+    ret = kernel_store_add(name, path, found, err);
     return ret < 0 ? error_prefix(err, "kernel %s", path) : 0;
 }
 

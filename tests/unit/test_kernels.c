@@ -148,18 +148,23 @@ static void a_kernel_is_chosen_where_none_is_the_default(void **state)
 }
 
 /* One of the two is this host's. Its name is "modules". */
-static void add_kernel(void)
+static void add_kernel_with(const char *modules)
 {
-    char modules[128], name[KERNEL_NAME_BYTES];
+    char name[KERNEL_NAME_BYTES];
     own_blob struct blob x86 = image_bzimage_of(UNPACK_GZIP, &image_small_kernel);
     own_blob struct blob arm64 = image_arm64_make(0, 4096, 4096);
     own_image_file struct image_file x86_file = image_file_make(x86.at, x86.length);
     own_image_file struct image_file arm64_file = image_file_make(arm64.at, arm64.length);
-    write_modules(modules);
     int taken = kernels_add_file(x86_file.path, modules, name, NULL) == 0;
     taken += kernels_add_file(arm64_file.path, modules, name, NULL) == 0;
     assert_int_equal(taken, 1);
     assert_string_equal(name, "modules");
+}
+
+static void add_kernel(void)
+{
+    char modules[128];
+    add_kernel_with(write_modules(modules));
 }
 
 static void a_kernel_for_this_host_is_taken_in(void **state)
@@ -168,6 +173,14 @@ static void a_kernel_for_this_host_is_taken_in(void **state)
     add_kernel();
     assert_int_equal(kernel_store_default(chosen, NULL), 0);
     assert_string_equal(chosen, "modules");
+}
+
+/* As shells complete it. */
+static void modules_may_have_a_slash_behind_them(void **state)
+{
+    char modules[128], path[160];
+    snprintf(path, sizeof(path), "%s//", write_modules(modules));
+    add_kernel_with(path);
 }
 
 static const char *in_store(const char *file)
@@ -348,6 +361,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_kernel_is_chosen_where_none_is_the_default, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_for_this_host_is_taken_in, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(modules_may_have_a_slash_behind_them, set_up, tear_down),
         cmocka_unit_test_setup_teardown(names_are_harmless, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_a_helper_says_is_harmless, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_is_replaced_in_one_step, set_up, tear_down),
