@@ -182,6 +182,63 @@ int kernel_store_lock(struct nido_error *err)
     return own_take_fd(&fd);
 }
 
+/* ---- its initrd ---- */
+
+static int write_initrd(FILE *file, const char *modules, struct nido_error *err)
+{
+    int ret = guest_initrd_program(file, err);
+    return ret < 0 ? ret : append(file, modules, err);
+}
+
+/* A process in another container may have the same number, and make the same. */
+static int create_temporary(FILE **file, char *path, struct nido_error *err)
+{
+    own_fd int fd = mkostemp(path, O_CLOEXEC);
+    *file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (!*file)
+        return error_errno(err, errno, LINE_FORMAT, path);
+    own_take_fd(&fd);
+    return 0;
+}
+
+/* Of those that did not finish theirs, and of other nidos, which make it again. */
+static void sweep_initrds(const char *entry)
+{
+    own_fd int fd = open(entry, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    leftovers_sweep(fd, MAKING);
+    leftovers_sweep(fd, INITRD);
+}
+
+/* Of this nido's program. */
+static int initrd_path(char path[PATH_MAX], const char *entry, struct nido_error *err)
+{
+    char file[64];
+    snprintf(file, sizeof(file), INITRD "%016" PRIx64 ".img", guest_program_hash());
+    return join(path, entry, file, NULL, err);
+}
+
+static int make_initrd(const char *entry, const char *initrd, struct nido_error *err)
+{
+    char modules[PATH_MAX], temporary[PATH_MAX];
+    FILE *file = NULL;
+    int ret = join(modules, entry, "modules.cpio", NULL, err);
+    if (ret == 0)
+        ret = join(temporary, entry, MAKING "XXXXXX", NULL, err);
+    if (ret == 0)
+        ret = create_temporary(&file, temporary, err);
+    if (ret < 0)
+        return ret;
+    ret = write_initrd(file, modules, err);
+    int finished = finish_file(file, temporary, ret < 0 ? NULL : err);
+    ret = ret < 0 ? ret : finished;
+    if (ret == 0 && rename(temporary, initrd) < 0)
+        ret = error_errno(err, errno, LINE_FORMAT, initrd);
+    if (ret < 0)
+        unlink(temporary);
+    sweep_initrds(entry);
+    return ret;
+}
+
 /* ---- entries ---- */
 
 static int fill_entry(const char *entry, const char *kernel_path, const char *modules_path,
@@ -193,7 +250,11 @@ static int fill_entry(const char *entry, const char *kernel_path, const char *mo
         ret = copy_kernel(path, kernel_path, err);
     if (ret == 0)
         ret = join(path, entry, "modules.cpio", NULL, err);
-    return ret < 0 ? ret : write_modules(path, modules_path, err);
+    if (ret == 0)
+        ret = write_modules(path, modules_path, err);
+    if (ret == 0)
+        ret = initrd_path(path, entry, err);
+    return ret < 0 ? ret : make_initrd(entry, path, err);
 }
 
 /* In the place of one that may be there, and that a machine may be about to start with: where the file
@@ -334,64 +395,14 @@ int kernel_store_set_default(const char *name, struct nido_error *err)
     return ret;
 }
 
-/* ---- its initrd ---- */
-
-static int write_initrd(FILE *file, const char *modules, struct nido_error *err)
-{
-    int ret = guest_initrd_program(file, err);
-    return ret < 0 ? ret : append(file, modules, err);
-}
-
-/* A process in another container may have the same number, and make the same. */
-static int create_temporary(FILE **file, char *path, struct nido_error *err)
-{
-    own_fd int fd = mkostemp(path, O_CLOEXEC);
-    *file = fd < 0 ? NULL : fdopen(fd, "w");
-    if (!*file)
-        return error_errno(err, errno, LINE_FORMAT, path);
-    own_take_fd(&fd);
-    return 0;
-}
-
-/* Of those that did not finish theirs, and of other nidos, which make it again. */
-static void sweep_initrds(const char *entry)
-{
-    own_fd int fd = open(entry, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    leftovers_sweep(fd, MAKING);
-    leftovers_sweep(fd, INITRD);
-}
-
-static int make_initrd(const char *entry, const char *initrd, struct nido_error *err)
-{
-    char modules[PATH_MAX], temporary[PATH_MAX];
-    FILE *file = NULL;
-    int ret = join(modules, entry, "modules.cpio", NULL, err);
-    if (ret == 0)
-        ret = join(temporary, entry, MAKING "XXXXXX", NULL, err);
-    if (ret == 0)
-        ret = create_temporary(&file, temporary, err);
-    if (ret < 0)
-        return ret;
-    ret = write_initrd(file, modules, err);
-    int finished = finish_file(file, temporary, ret < 0 ? NULL : err);
-    ret = ret < 0 ? ret : finished;
-    if (ret == 0 && rename(temporary, initrd) < 0)
-        ret = error_errno(err, errno, LINE_FORMAT, initrd);
-    if (ret < 0)
-        unlink(temporary);
-    sweep_initrds(entry);
-    return ret;
-}
-
 int kernel_store_find(const char *name, struct stored_kernel *kernel, struct nido_error *err)
 {
-    char entry[PATH_MAX], file[64];
+    char entry[PATH_MAX];
     int ret = entry_path(name, entry, err);
-    snprintf(file, sizeof(file), INITRD "%016" PRIx64 ".img", guest_program_hash());
     if (ret == 0)
         ret = join(kernel->kernel_path, entry, "vmlinuz", NULL, err);
     if (ret == 0)
-        ret = join(kernel->initrd_path, entry, file, NULL, err);
+        ret = initrd_path(kernel->initrd_path, entry, err);
     if (ret < 0)
         return ret;
     snprintf(kernel->name, sizeof(kernel->name), "%s", name);

@@ -8,7 +8,7 @@
  *
  *     NAME/vmlinuz         a copy: the distribution removes its own after an update
  *     NAME/modules.cpio    of guest_initrd_modules()
- *     NAME/initrd-X.img    with nido's program; made again by a nido that has another program
+ *     NAME/initrd-X.img    with nido's program; a nido that has another program makes its own
  *     default              a symbolic link to NAME
  *
  * An entry appears whole or not at all.

@@ -249,12 +249,16 @@ static void what_a_helper_says_is_harmless(void **state)
     assert_string_equal(err.text, "caf\xc3\xa9?[2J??2J;?2J");
 }
 
-/* With another of its name, of which nothing is left. */
+/* With another of its name, of which nothing is left. A machine may be about to start with it. */
 static void replace_kernel(void)
 {
+    struct stored_kernel kernel;
     char path[128];
+    assert_int_equal(kernel_store_find("modules", &kernel, NULL), 0);
     write_text(path, "nido/kernels/modules/initrd-of-the-old.img", "old");
     add_kernel();
+    assert_int_equal(access(kernel.kernel_path, R_OK), 0);
+    assert_int_equal(access(kernel.initrd_path, R_OK), 0);
     assert_true(is_in_store("modules/vmlinuz"));
     assert_true(is_in_store("modules/modules.cpio"));
     assert_false(is_in_store("modules/initrd-of-the-old.img"));
@@ -277,13 +281,22 @@ static void a_kernel_is_replaced_where_files_cannot_be_exchanged(void **state)
     assert_int_equal(exchanges, 0);
 }
 
+/* As one that a nido of another program has taken in. */
+static void forget_initrd(void)
+{
+    struct stored_kernel kernel;
+    assert_int_equal(kernel_store_find("modules", &kernel, NULL), 0);
+    assert_int_equal(unlink(kernel.initrd_path), 0);
+}
+
 static void a_kernel_that_is_in_place_is_on_the_disk(void **state)
 {
     struct stored_kernel kernel;
     add_kernel();
-    assert_int_equal(syncs, 2);
-    assert_int_equal(kernel_store_find("modules", &kernel, NULL), 0);
     assert_int_equal(syncs, 3);
+    forget_initrd();
+    assert_int_equal(kernel_store_find("modules", &kernel, NULL), 0);
+    assert_int_equal(syncs, 4);
 }
 
 static void leave(const char *name, time_t age_s)
@@ -303,6 +316,7 @@ static void an_initrd_is_made_beside_what_others_make(void **state)
     snprintf(name, sizeof(name), "new-initrd-%ld", (long)getpid());
     snprintf(path, sizeof(path), "modules/%s", name);
     add_kernel();
+    forget_initrd();
     leave(name, 60);
     leave("new-initrd-1", 7200);
     leave("initrd-0.img", 7200);
