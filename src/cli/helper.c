@@ -177,7 +177,8 @@ int helper_ask(const char *path, char *const argv[], char *answer, size_t answer
     if (ret < 0)
         return ret;
     ret = helper_read_answer(read_end, answer, answer_bytes, err);
-    if (!helper_succeeds(&helper))
-        return helper_error(&helper, err);
-    return ret;
+    /* What it may still have to say ends it. */
+    close(own_take_fd(&read_end));
+    bool succeeded = helper_succeeds(&helper);
+    return ret < 0 || succeeded ? ret : helper_error(&helper, err);
 }

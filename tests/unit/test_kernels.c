@@ -249,6 +249,18 @@ static void what_a_helper_says_is_harmless(void **state)
     assert_string_equal(err.text, "caf\xc3\xa9?[2J??2J;?2J");
 }
 
+/* It still writes when nobody wants to know more. */
+static void a_helper_that_says_too_much_is_not_waited_for(void **state)
+{
+    char *words[] = {strdupa("sh"), strdupa("-c"), strdupa("exec yes"), NULL};
+    struct nido_error err;
+    char answer[8];
+    alarm(10);
+    assert_int_equal(helper_ask("/bin/sh", words, answer, sizeof(answer), &err), -E2BIG);
+    alarm(0);
+    assert_string_equal(err.text, "the answer is longer than 7 bytes");
+}
+
 /* With another of its name, of which nothing is left. A machine may be about to start with it. */
 static void replace_kernel(void)
 {
@@ -378,6 +390,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(modules_may_have_a_slash_behind_them, set_up, tear_down),
         cmocka_unit_test_setup_teardown(names_are_harmless, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_a_helper_says_is_harmless, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_helper_that_says_too_much_is_not_waited_for, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_is_replaced_in_one_step, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_kernel_is_replaced_where_files_cannot_be_exchanged,
                                         set_up, tear_down),
