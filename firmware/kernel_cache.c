@@ -157,6 +157,8 @@ void kernel_cache_store(const char *directory, const struct bootfile *packed, co
         unlinkat(directory_fd, temporary, 0);
         return;
     }
-    if (find_surplus(directory_fd, surplus, sizeof(surplus)))
-        unlinkat(directory_fd, surplus, 0);
+    /* Another may have removed it first. */
+    while (find_surplus(directory_fd, surplus, sizeof(surplus)) &&
+           (unlinkat(directory_fd, surplus, 0) == 0 || errno == ENOENT))
+        ;
 }

@@ -142,6 +142,22 @@ static void leave(const struct bench *bench, const char *name, time_t age_s)
     assert_int_equal(futimens(fd, times), 0);
 }
 
+/* Those that store at once see the same oldest one. */
+static void kernel_cache_becomes_small_again(void **state)
+{
+    struct bench *bench = *state;
+    char name[32];
+    store(bench);
+    for (unsigned i = 0; i < KERNEL_CACHE_ENTRIES_MAX + 3; i++) {
+        snprintf(name, sizeof(name), "%u.vmlinux", i);
+        leave(bench, name, 60 + i);
+    }
+    assert_int_equal(ftruncate(bench->packed.fd, 10), 0);
+    store(bench);
+    assert_true(is_there(bench, BYTES));
+    assert_int_equal(entries(bench), KERNEL_CACHE_ENTRIES_MAX);
+}
+
 /* A process in another container may have the same number. */
 static void kernel_cache_leaves_others_theirs(void **state)
 {
@@ -182,6 +198,7 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(kernel_cache_is_optional, set_up, tear_down),
         cmocka_unit_test_setup_teardown(kernel_cache_stays_small, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(kernel_cache_becomes_small_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(kernel_cache_leaves_others_theirs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(kernel_cache_sweeps_what_the_dead_left, set_up, tear_down),
     };
