@@ -43,6 +43,7 @@ static const struct {
     {2, "\x1f\x8b"},
     {6, "\xfd\x37zXZ\0"},
     {4, "\x28\xb5\x2f\xfd"},
+    {4, "\x50\x2a\x4d\x18"}, /* pzstd's, whose first frame is one to be skipped */
     {3, "BZh"},
 };
 

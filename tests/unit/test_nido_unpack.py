@@ -158,6 +158,8 @@ def packed_tars_are_read():
         write("plain", plain)
         packed = subprocess.run(["zstd", "-qc", "plain"], stdout=subprocess.PIPE, check=True).stdout
         same(tree_of(unpack_tar(packed)[1]), {"a": "1"})
+        skipped = b"\x50\x2a\x4d\x18\4\0\0\0size"  # as pzstd and zstd:chunked have them
+        same(tree_of(unpack_tar(skipped + packed + skipped)[1]), {"a": "1"})
 
 
 def damaged(stored):

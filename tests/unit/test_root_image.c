@@ -62,6 +62,7 @@ static void what_may_be_an_archive_is_one(void **state)
         {0, "\x1f\x8b"},
         {0, "\xfd\x37zXZ"},
         {0, "\x28\xb5\x2f\xfd"},
+        {0, "\x50\x2a\x4d\x18"},
         {0, "BZh"},
         /* The sum of a header of zeroes: eight spaces, where it stands itself. */
         {148, "000400"},
