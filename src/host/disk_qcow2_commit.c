@@ -55,6 +55,7 @@ static void end_group(struct qcow2 *image, int result)
 static void take_back(struct qcow2 *image, int result)
 {
     qcow2_plan_undo(image);
+    image->commit.freed.count = 0; /* the old image has it all */
     image->commit.frozen = false;
     if (result != -ENOSPC && result != -EDQUOT && result != -EFBIG && result != -ENOMEM)
         qcow2_lose_writes(image, -result);
