@@ -5,14 +5,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* More directories than a path can name. */
 #define DEPTH_MAX 4096
+#define LINKS_MAX 40u /* the kernel's own limit */
 
 static bool is_same(const struct stat *a, const struct stat *b)
 {
@@ -49,24 +54,79 @@ static bool is_inside(const struct nido_config *config, int directory_fd)
     return false;
 }
 
-/* The first directory on the way to the path that the guest can write to, and in *rest what comes behind. A negative
- * errno: there is none. */
-static int open_exposed(const struct nido_config *config, const char *path, const char **rest)
+/* A path that is being walked: links of the host lead into shares too. */
+struct way {
+    int fd; /* the directory that was reached */
+    char *text;
+    const char *next; /* in `text`: what is left of it */
+    unsigned links;
+};
+
+static void way_finish(struct way *way)
 {
-    const char *next = path + strspn(path, "/");
-    own_fd int fd = open(next > path ? "/" : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    while (fd >= 0 && !is_inside(config, fd)) {
-        size_t length = strcspn(next, "/");
-        if (!next[length])
+    own_close_fd(&way->fd);
+    free(way->text);
+}
+
+/* Goes on with `text`, which the way owns from here on. From where it is, or from "/". */
+static void way_take(struct way *way, char *text)
+{
+    free(way->text);
+    way->text = text;
+    way->next = text + strspn(text, "/");
+    if (way->next == text)
+        return;
+    own_close_fd(&way->fd);
+    way->fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* NULL: it is no link; or one of /proc, which leads to the thing itself, whatever its text is. */
+static char *link_text(int directory_fd, const char *name)
+{
+    struct statfs kind;
+    char text[PATH_MAX];
+    if (fstatfs(directory_fd, &kind) < 0 || kind.f_type == PROC_SUPER_MAGIC)
+        return NULL;
+    ssize_t length = readlinkat(directory_fd, name, text, sizeof(text));
+    return length > 0 ? strndup(text, (size_t)length) : NULL;
+}
+
+/* -ENOENT: there is nowhere to go. */
+static int way_step(struct way *way)
+{
+    const size_t length = strcspn(way->next, "/");
+    const char *behind = way->next + length;
+    own_mem char *name = strndup(way->next, length);
+    own_mem char *target = name ? link_text(way->fd, name) : NULL;
+    char *text;
+    if (target) {
+        if (++way->links > LINKS_MAX || asprintf(&text, "%s%s", target, behind) < 0)
             return -ENOENT;
-        own_mem char *name = strndup(next, length);
-        int below = name ? openat(fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-        own_close_fd(&fd);
-        fd = below;
-        next += length + strspn(next + length, "/");
+        way_take(way, text);
+        return way->fd < 0 ? -ENOENT : 0;
     }
-    *rest = next;
-    return fd < 0 ? -ENOENT : own_take_fd(&fd);
+    if (!name || !*behind)
+        return -ENOENT;
+    int below = openat(way->fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    own_close_fd(&way->fd);
+    way->fd = below;
+    way->next = behind + strspn(behind, "/");
+    return below < 0 ? -ENOENT : 0;
+}
+
+/* Walks to the first directory on the way to the path that the guest can write to. A negative errno: there is none. */
+static int find_exposed(struct way *way, const struct nido_config *config, const char *path)
+{
+    char *text = strdup(path);
+    int ret = text ? 0 : -ENOENT;
+    way->fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (text)
+        way_take(way, text);
+    if (way->fd < 0)
+        return -ENOENT;
+    while (ret == 0 && !is_inside(config, way->fd))
+        ret = way_step(way);
+    return ret;
 }
 
 static bool has_writable_share(const struct nido_config *config)
@@ -79,34 +139,44 @@ static bool has_writable_share(const struct nido_config *config)
 
 bool exposure_is_exposed(const struct nido_config *config, const char *path)
 {
-    const char *rest;
-    own_fd int fd = has_writable_share(config) ? open_exposed(config, path, &rest) : -1;
-    return fd >= 0;
+    struct way way = {.fd = -1};
+    bool exposed = has_writable_share(config) && find_exposed(&way, config, path) == 0;
+    way_finish(&way);
+    return exposed;
 }
 
-/* Without waiting for a FIFO's reader: the guest can make one. */
-static int open_below(int directory_fd, const char *path, int flags, mode_t mode)
+static int open_beneath(int directory_fd, const char *path, int flags, mode_t mode)
 {
     const struct open_how how = {
-        .flags = (unsigned)flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
+        .flags = (unsigned)flags | O_CLOEXEC,
         .mode = flags & O_CREAT ? mode : 0,
         .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH,
     };
+    int fd = (int)syscall(SYS_openat2, directory_fd, path, &how, sizeof(how));
+    return fd < 0 ? -errno : fd;
+}
+
+/* Without waiting for a FIFO's reader: the guest can make one. */
+static int open_file_beneath(int directory_fd, const char *path, int flags, mode_t mode)
+{
     struct stat file;
-    own_fd int fd = (int)syscall(SYS_openat2, directory_fd, path, &how, sizeof(how));
-    if (fd < 0)
-        return -errno;
-    if (fstat(fd, &file) < 0 || !S_ISREG(file.st_mode))
-        return -EINVAL;
-    return own_take_fd(&fd);
+    int fd = open_beneath(directory_fd, path, flags | O_NOCTTY | O_NONBLOCK, mode);
+    if (fd < 0 || (fstat(fd, &file) == 0 && S_ISREG(file.st_mode)))
+        return fd;
+    close(fd);
+    return -EINVAL;
 }
 
 int exposure_open(const struct nido_config *config, const char *path, int flags, mode_t mode)
 {
-    const char *rest;
-    own_fd int exposed = has_writable_share(config) ? open_exposed(config, path, &rest) : -1;
-    if (exposed >= 0)
-        return open_below(exposed, rest, flags, mode);
-    int fd = open(path, flags | O_CLOEXEC | O_NOCTTY, mode);
-    return fd < 0 ? -errno : fd;
+    struct way way = {.fd = -1};
+    int fd;
+    if (has_writable_share(config) && find_exposed(&way, config, path) == 0) {
+        fd = open_file_beneath(way.fd, way.next, flags, mode);
+    } else {
+        fd = open(path, flags | O_CLOEXEC | O_NOCTTY, mode);
+        fd = fd < 0 ? -errno : fd;
+    }
+    way_finish(&way);
+    return fd;
 }

@@ -19,7 +19,8 @@
  *         sub/
  *         link -> ../secret, out -> .., pipe
  *     secret, beside/
- *     to-shared -> shared, elsewhere -> beside/file
+ *     to-shared -> shared, elsewhere -> beside/file, ring -> ring
+ *     to-new -> to-shared/new, to-link -> shared/link, around -> (directory)/shared/out/beside
  */
 static char directory[] = "/tmp/nido-exposure-XXXXXX";
 static struct nido_config config;
@@ -31,7 +32,9 @@ static int set_up(void **state)
     return mkdtemp(directory) && chdir(directory) == 0
                ? system("mkdir -p shared/sub beside && echo mine >secret && mkfifo shared/pipe && "
                         "ln -s ../secret shared/link && ln -s .. shared/out && ln -s shared "
-                        "to-shared && ln -s beside/file elsewhere")
+                        "to-shared && ln -s beside/file elsewhere && ln -s ring ring && "
+                        "ln -s to-shared/new to-new && ln -s shared/link to-link && "
+                        "ln -s $PWD/shared/out/beside around")
                : -1;
 }
 
@@ -57,9 +60,11 @@ static void what_lies_in_a_share_is_exposed(void **state)
 {
     static const char *const exposed[] = {"shared/new",     "./shared/sub/new",     "shared//new",
                                           "to-shared/new",  "beside/../shared/new", "shared/../new",
-                                          "shared/out/new", "shared/sub/no/such"};
+                                          "shared/out/new", "shared/sub/no/such",   "to-new",
+                                          "to-link",        "around/file"};
     static const char *const others[] = {"new",    "beside/new", "elsewhere",
-                                         "shared", "/dev/null",  "no/such/shared/new"};
+                                         "shared", "/dev/null",  "no/such/shared/new",
+                                         "ring",   "ring/new",   "to-shared"};
     char path[128];
     for (size_t i = 0; i < sizeof(exposed) / sizeof(exposed[0]); i++) {
         if (!exposure_is_exposed(&config, exposed[i]))
@@ -93,6 +98,9 @@ static void links_of_the_guest_lead_nowhere(void **state)
     assert_int_equal(exposure_open(&config, "shared/link", APPEND, 0600), -ELOOP);
     assert_int_equal(exposure_open(&config, "shared/out/secret", APPEND, 0600), -ELOOP);
     assert_int_equal(exposure_open(&config, "to-shared/link", APPEND, 0600), -ELOOP);
+    assert_int_equal(exposure_open(&config, "to-link", APPEND, 0600), -ELOOP);
+    assert_int_equal(exposure_open(&config, "around/file", APPEND, 0600), -ELOOP);
+    assert_int_equal(access("beside/file", F_OK), -1);
     assert_int_equal(exposure_open(&config, "shared/../secret", APPEND, 0600), -EXDEV);
     /* Neither waits for a reader nor finds one. */
     assert_int_equal(exposure_open(&config, "shared/pipe", APPEND, 0600), -ENXIO);
@@ -103,6 +111,7 @@ static void files_and_links_of_the_host_are_opened(void **state)
 {
     expect_opened("shared/sub/new", "shared/sub/new");
     expect_opened("to-shared/new", "shared/new");
+    expect_opened("to-new", "shared/new");
     expect_opened("elsewhere", "beside/file");
     expect_opened("/dev/stderr", "/dev/stderr");
     assert_int_equal(exposure_open(&config, "no/such", APPEND, 0600), -ENOENT);
