@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <linux/securebits.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
@@ -20,10 +21,20 @@
 
 /* ---- opening ---- */
 
-/* Sets `only` and returns the directory that the file lies in. */
-static int open_parent(struct share *share, struct nido_error *err)
+static bool is_in(int directory_fd, const char *name, const struct stat *file)
 {
-    own_mem char *real = realpath(share->path, NULL);
+    struct stat there;
+    return fstatat(directory_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+           there.st_dev == file->st_dev && there.st_ino == file->st_ino;
+}
+
+/* Sets `only` and returns the directory that the file lies in. */
+static int open_parent(struct share *share, int file_fd, const struct stat *file,
+                       struct nido_error *err)
+{
+    char link[32];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", file_fd);
+    own_mem char *real = realpath(link, NULL);
     char *slash = real ? strrchr(real, '/') : NULL;
     if (!slash)
         return error_errno(err, errno, "share %s: cannot find where it lies", share->path);
@@ -31,19 +42,24 @@ static int open_parent(struct share *share, struct nido_error *err)
     if (!share->only)
         return error_set(err, ENOMEM, "share %s: out of memory", share->path);
     *slash = '\0';
-    int fd = open(*real ? real : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? error_errno(err, errno, "share %s: cannot open its directory", share->path)
-                  : fd;
+    own_fd int fd = open(*real ? real : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "share %s: cannot open its directory", share->path);
+    /* Who can rename its directories could have led that elsewhere. */
+    if (!is_in(fd, share->only, file))
+        return error_set(err, ESTALE, "share %s: was replaced while it was opened", share->path);
+    return own_take_fd(&fd);
 }
 
-static int open_root(struct share *share, struct nido_error *err)
+static int open_root(struct share *share, int found_fd, struct nido_error *err)
 {
     struct stat stat;
-    own_fd int fd = open(share->path, O_PATH | O_CLOEXEC);
+    own_fd int fd =
+        found_fd ? fcntl(found_fd, F_DUPFD_CLOEXEC, 0) : open(share->path, O_PATH | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &stat) < 0)
         return error_errno(err, errno, "share %s: cannot open it", share->path);
     if (S_ISREG(stat.st_mode))
-        return open_parent(share, err);
+        return open_parent(share, fd, &stat, err);
     if (!S_ISDIR(stat.st_mode))
         return error_set(err, ENOTDIR,
                          "share %s: neither a directory nor a regular file; name one of them",
@@ -60,7 +76,7 @@ static int set_up(struct share *share, const struct share_config *config, struct
     if (share->proc_fd < 0)
         return error_errno(err, errno, "share %s: cannot open /proc/self/fd, which it needs",
                            share->path);
-    int root_fd = open_root(share, err);
+    int root_fd = open_root(share, config->found_fd, err);
     if (root_fd < 0)
         return root_fd;
     int ret = share_table_init(share, root_fd);

@@ -45,6 +45,8 @@ struct share;
 struct share_config {
     const char *path; /* a directory; or a regular file, then the root is a directory of this one
                        * file, in which nothing else is seen or changed */
+    int found_fd; /* O_PATH, of what `path` names, where that is known already: it is not looked up
+                       * again; 0: it is not. The caller's. */
     bool read_only;
     /* Directories, open files and the rest's nodes take a descriptor each; while they are scarce, a
      * node of what is not open goes without, and is found again by name, on file systems that know

@@ -114,19 +114,36 @@ static int way_step(struct way *way)
     return below < 0 ? -ENOENT : 0;
 }
 
-/* Walks to the first directory on the way to the path that the guest can write to. A negative errno: there is none. */
-static int find_exposed(struct way *way, const struct nido_config *config, const char *path)
+static int way_begin(struct way *way, const char *path)
 {
     char *text = strdup(path);
-    int ret = text ? 0 : -ENOENT;
     way->fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (text)
         way_take(way, text);
-    if (way->fd < 0)
-        return -ENOENT;
+    return text && way->fd >= 0 ? 0 : -ENOENT;
+}
+
+/* On to the first directory that the guest can write to. A negative errno: there is none. */
+static int way_walk(struct way *way, const struct nido_config *config)
+{
+    int ret = 0;
     while (ret == 0 && !is_inside(config, way->fd))
         ret = way_step(way);
     return ret;
+}
+
+static int find_exposed(struct way *way, const struct nido_config *config, const char *path)
+{
+    int ret = way_begin(way, path);
+    return ret < 0 ? ret : way_walk(way, config);
+}
+
+/* What is above a share is not the guest's to move. */
+static bool goes_up_from_share(const struct way *way, const struct nido_config *config)
+{
+    struct stat here;
+    return strcspn(way->next, "/") == 2 && strncmp(way->next, "..", 2) == 0 &&
+           fstat(way->fd, &here) == 0 && is_writable_share(config, &here);
 }
 
 static bool has_writable_share(const struct nido_config *config)
@@ -177,6 +194,22 @@ int exposure_open(const struct nido_config *config, const char *path, int flags,
         fd = open(path, flags | O_CLOEXEC | O_NOCTTY, mode);
         fd = fd < 0 ? -errno : fd;
     }
+    way_finish(&way);
+    return fd;
+}
+
+int exposure_find(const struct nido_config *config, const char *path)
+{
+    struct way way = {.fd = -1};
+    int ret = has_writable_share(config) ? find_exposed(&way, config, path) : -ENOENT;
+    while (ret == 0 && goes_up_from_share(&way, config)) {
+        ret = way_step(&way);
+        ret = ret < 0 ? ret : way_walk(&way, config);
+    }
+    int fd = ret == 0 ? open_beneath(way.fd, *way.next ? way.next : ".", O_PATH, 0)
+                      : open(path, O_PATH | O_CLOEXEC);
+    if (fd < 0 && ret < 0)
+        fd = -errno;
     way_finish(&way);
     return fd;
 }

@@ -24,4 +24,8 @@ bool exposure_is_exposed(const struct nido_config *config, const char *path);
  * link is there, -EINVAL, what is there is no regular file, -EXDEV, it leads out of the share. */
 int exposure_open(const struct nido_config *config, const char *path, int flags, mode_t mode);
 
+/* An O_PATH descriptor of what is there, of any kind. Of a path that is exposed, as above: what lies in the share is
+ * found through no symbolic link, and is none. */
+int exposure_find(const struct nido_config *config, const char *path);
+
 #endif

@@ -2,6 +2,8 @@
 #include "lib/shares.h"
 
 #include "base/checked.h"
+#include "base/own.h"
+#include "lib/exposure.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -36,11 +38,27 @@ static enum virtio_fs_cache cache_of(const struct nido_share *wanted)
     return VIRTIO_FS_CACHE_AUTO;
 }
 
+static int tell_not_found(const char *path, int code, struct nido_error *err)
+{
+    if (code == ELOOP || code == EXDEV)
+        return error_set(err, code,
+                         "share %s: a guest can write to where it lies, so no symbolic link and no "
+                         "way out are followed there; name what it stands for",
+                         path);
+    return error_errno(err, code, "share %s: cannot open it", path);
+}
+
+/* Another share may have it, and its guest may have put a link there: before a restart, or in another machine. */
 static int open_share(const struct nido_config *config, unsigned index, struct share **share,
                       struct nido_error *err)
 {
+    const char *path = config->shares[index].path;
+    own_fd int fd = exposure_find(config, path);
+    if (fd < 0)
+        return tell_not_found(path, -fd, err);
     const struct share_config share_config = {
-        .path = config->shares[index].path,
+        .path = path,
+        .found_fd = fd,
         .read_only = config->shares[index].read_only,
         .descriptors_max = descriptors_for(config->share_count),
         .nodes_max = NODES_MAX,

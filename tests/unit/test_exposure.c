@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lib/exposure.h"
 
+#include "lib/shares.h"
 #include "tests/unit/cmocka_nido.h"
 
 #include <errno.h>
@@ -118,6 +119,63 @@ static void files_and_links_of_the_host_are_opened(void **state)
     assert_int_equal(exposure_open(&config, "shared/no/such", APPEND, 0600), -ENOENT);
 }
 
+static void expect_found(const char *path, const char *file)
+{
+    int fd = exposure_find(&config, path);
+    struct stat found, there;
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &found), 0);
+    assert_int_equal(stat(file, &there), 0);
+    assert_int_equal(found.st_ino, there.st_ino);
+    close(fd);
+}
+
+/* A share that lies in another. */
+static void what_a_guest_put_in_the_place_of_a_share_is_not_found(void **state)
+{
+    expect_found("shared", "shared");
+    expect_found("shared/", "shared");
+    expect_found("to-shared", "shared");
+    expect_found("shared/sub", "shared/sub");
+    expect_found("shared/sub/", "shared/sub");
+    expect_found("to-shared/sub", "shared/sub");
+    expect_found("shared/pipe", "shared/pipe");
+    expect_found("shared/../beside", "beside");
+    expect_found("shared/..", ".");
+    expect_found("shared/../shared/sub", "shared/sub");
+    assert_int_equal(exposure_find(&config, "shared/sub/../../beside"), -EXDEV);
+    assert_int_equal(exposure_find(&config, "shared/../shared/out"), -ELOOP);
+    assert_int_equal(chdir("shared"), 0);
+    config.shares[0].path = ".";
+    expect_found("../beside", "../beside");
+    expect_found("..", "..");
+    expect_found(".", ".");
+    assert_int_equal(chdir(".."), 0);
+    config.shares[0].path = "shared";
+    assert_int_equal(rmdir("shared/sub"), 0);
+    assert_int_equal(symlink("/", "shared/sub"), 0);
+    assert_int_equal(exposure_find(&config, "shared/sub"), -ELOOP);
+    assert_int_equal(exposure_find(&config, "to-shared/sub/etc"), -ELOOP);
+    assert_int_equal(exposure_find(&config, "shared/no"), -ENOENT);
+    config.shares[0].read_only = true;
+    expect_found("shared/sub", "/");
+}
+
+static void a_share_is_not_opened_where_a_guest_leads(void **state)
+{
+    struct shares shares = {0};
+    struct virtio_device *device = NULL;
+    struct nido_error err = {0};
+    assert_int_equal(rmdir("shared/sub"), 0);
+    assert_int_equal(symlink("/", "shared/sub"), 0);
+    config = (struct nido_config){
+        .share_count = 2,
+        .shares = {{.path = "shared/sub", .read_only = true}, {.path = "shared"}}};
+    assert_int_equal(shares_add(&shares, &config, NULL, NULL, &device, &err), -ELOOP);
+    assert_non_null(strstr(err.text, "share shared/sub: a guest can write to where it lies"));
+    shares_destroy(&shares);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -127,6 +185,8 @@ int main(void)
         TEST(what_the_guest_cannot_write_to_is_not),
         TEST(links_of_the_guest_lead_nowhere),
         TEST(files_and_links_of_the_host_are_opened),
+        TEST(what_a_guest_put_in_the_place_of_a_share_is_not_found),
+        TEST(a_share_is_not_opened_where_a_guest_leads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
