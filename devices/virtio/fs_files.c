@@ -48,8 +48,9 @@ int fs_create(struct fs_session *session, struct fs_request *request)
     const char *name = fs_next_name(request);
     if (!name)
         return -EINVAL;
-    int ret = share_create(session->share, request->header.nodeid, name, (int)in->flags, in->mode,
-                           &owner, &entry, &handle);
+    int ret =
+        share_create(session->share, request->header.nodeid, name, (int)in->flags,
+                     in->open_flags & FUSE_OPEN_KILL_SUIDGID, in->mode, &owner, &entry, &handle);
     if (ret < 0)
         return ret;
     struct {

@@ -151,9 +151,11 @@ int share_removexattr(struct share *share, uint64_t node, const char *name);
 /* Of `flags`, the access mode, O_TRUNC, O_SYNC and O_DSYNC count. Regular files only. */
 int share_open_file(struct share *share, uint64_t node, int flags, bool drop_suid,
                     uint64_t *handle);
-/* Makes a file, or without O_EXCL opens the one that is there. */
-int share_create(struct share *share, uint64_t directory, const char *name, int flags, mode_t mode,
-                 const struct share_owner *owner, struct share_entry *entry, uint64_t *handle);
+/* Makes a file, or without O_EXCL opens the one that is there: only that is affected by
+ * `drop_suid`. */
+int share_create(struct share *share, uint64_t directory, const char *name, int flags,
+                 bool drop_suid, mode_t mode, const struct share_owner *owner,
+                 struct share_entry *entry, uint64_t *handle);
 int share_open_directory(struct share *share, uint64_t node, uint64_t *handle);
 void share_release(struct share *share, uint64_t handle);
 

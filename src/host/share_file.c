@@ -84,12 +84,12 @@ static int adopt(struct share *share, int fd, uint64_t directory, const char *na
 }
 
 static int open_existing(struct share *share, uint64_t directory, const char *name, int flags,
-                         struct share_entry *entry, uint64_t *handle)
+                         bool drop_suid, struct share_entry *entry, uint64_t *handle)
 {
     int ret = share_lookup(share, directory, name, entry);
     if (ret < 0)
         return ret;
-    ret = share_open_file(share, entry->node, flags, false, handle);
+    ret = share_open_file(share, entry->node, flags, drop_suid, handle);
     if (ret < 0)
         share_forget(share, entry->node, 1);
     return ret;
@@ -97,8 +97,9 @@ static int open_existing(struct share *share, uint64_t directory, const char *na
 
 /* Only with O_EXCL is it sure that what is opened is a regular file and no link, FIFO or device
  * that was put there meanwhile; so without, the two are tried in turn. */
-int share_create(struct share *share, uint64_t number, const char *name, int flags, mode_t mode,
-                 const struct share_owner *owner, struct share_entry *entry, uint64_t *handle)
+int share_create(struct share *share, uint64_t number, const char *name, int flags, bool drop_suid,
+                 mode_t mode, const struct share_owner *owner, struct share_entry *entry,
+                 uint64_t *handle)
 {
     struct share_node *directory;
     int ret = share_check_new(share, number, name, &directory);
@@ -117,7 +118,7 @@ int share_create(struct share *share, uint64_t number, const char *name, int fla
             return adopt(share, fd, number, name, entry, handle);
         if (code != EEXIST || (flags & O_EXCL))
             return -code;
-        ret = open_existing(share, number, name, flags, entry, handle);
+        ret = open_existing(share, number, name, flags, drop_suid, entry, handle);
         if (ret != -ENOENT)
             return ret;
         directory = share_find(share, number);

@@ -77,7 +77,7 @@ static void share_is_not_left_by_links_that_appear(void **state)
             links++;
             assert_int_equal(ret, -ENOTDIR);
         }
-        ret = share_create(share, entry.node, "new", O_RDWR, 0600, &nobody, &inner, &handle);
+        ret = share_create(share, entry.node, "new", O_RDWR, false, 0600, &nobody, &inner, &handle);
         if (ret == 0) {
             share_release(share, handle);
             share_forget(share, inner.node, 1);
@@ -112,7 +112,8 @@ static void share_opens_no_fifo_that_appears(void **state)
     swapping = true;
     assert_int_equal(pthread_create(&thread, NULL, swap_for_fifo, NULL), 0);
     for (unsigned i = 0; i < 200000 && (i < 2000 || !opened || !refused); i++) {
-        int ret = share_create(share, SHARE_ROOT, "file", O_RDONLY, 0600, &nobody, &entry, &handle);
+        int ret = share_create(share, SHARE_ROOT, "file", O_RDONLY, false, 0600, &nobody, &entry,
+                               &handle);
         if (ret == 0) {
             opened++;
             assert_true(S_ISREG(entry.attr.stx_mode));
@@ -181,7 +182,8 @@ static void *make_for_another(void *self)
     /* Others may not write there, but their guest's kernel has let them. */
     EXPECTS(share_mkdir(share, SHARE_ROOT, "d", 0755, &owner, &entry) == 0);
     EXPECTS(entry.attr.stx_uid == OTHER_ID);
-    EXPECTS(share_create(share, SHARE_ROOT, "f", O_RDWR, 0644, &owner, &entry, &handle) == 0);
+    EXPECTS(share_create(share, SHARE_ROOT, "f", O_RDWR, false, 0644, &owner, &entry, &handle) ==
+            0);
     EXPECTS(share_symlink(share, SHARE_ROOT, "l", "x", &owner, &entry) == 0);
     EXPECTS(share_mkdir(share, SHARE_ROOT, "root", 0755, &nobody, &entry) == 0);
     EXPECTS(entry.attr.stx_uid == 0);

@@ -275,7 +275,8 @@ static void share_holds_no_descriptor_of_a_failure(void **state)
         share_open_directory(share, node, &handle);
         share_change(share, node, &size, &attr);
         share_mkdir(share, SHARE_ROOT, "f", 0755, &nobody, &entry);
-        share_create(share, SHARE_ROOT, "f", O_RDWR | O_EXCL, 0600, &nobody, &entry, &handle);
+        share_create(share, SHARE_ROOT, "f", O_RDWR | O_EXCL, false, 0600, &nobody, &entry,
+                     &handle);
         share_readlink(share, node, text, sizeof(text));
         share_sync_all(share, node);
     }

@@ -287,6 +287,29 @@ static void fs_takes_suid_off_when_asked(void **state)
     assert_int_equal(attr.mode, S_IFREG | 0755);
 }
 
+/* A file that the guest did not know of is there; and one that is not there gets the mode asked for. */
+static void fs_takes_suid_off_what_is_there_already(void **state)
+{
+    static const struct {
+        const char *name;
+        uint32_t mode;
+    } expected[] = {{"f", 0755}, {"new", 06755}};
+    struct stat stat_;
+    fs_host_write(&bench, "f", "x");
+    assert_int_equal(chmod(fs_path(&bench, "f"), 06755), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {
+        const struct fuse_create_in in = {.flags = O_WRONLY | O_TRUNC,
+                                          .mode = S_IFREG | 06755,
+                                          .open_flags = FUSE_OPEN_KILL_SUIDGID};
+        const struct fs_parts parts = {FS_FIXED(in), .name = expected[i].name};
+        uint8_t out[sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out)];
+        assert_int_equal(fs_call(&bench, FUSE_CREATE, ROOT, parts, out, sizeof(out)), sizeof(out));
+        assert_int_equal(stat(fs_path(&bench, expected[i].name), &stat_), 0);
+        assert_int_equal(stat_.st_mode, S_IFREG | expected[i].mode);
+    }
+    assert_string_equal(fs_host_read(&bench, "f"), "");
+}
+
 static void fs_tells_the_file_systems_size(void **state)
 {
     struct fuse_statfs_out out;
@@ -380,6 +403,7 @@ int main(void)
         PROMISE(fs_sets_attributes),
         PROMISE(fs_truncates_by_handle),
         PROMISE(fs_takes_suid_off_when_asked),
+        PROMISE(fs_takes_suid_off_what_is_there_already),
         PROMISE(fs_tells_the_file_systems_size),
         PROMISE(fs_forgets_what_it_is_told_to),
         PROMISE(fs_forgets_many_at_once),
