@@ -125,11 +125,20 @@ int fs_write(struct fs_session *session, struct fs_request *request)
     return sizeof(struct fuse_write_out);
 }
 
+/* Linux leaves it to us, as with each write, but has no flag for it here: root alone may keep them. */
+static void take_suid_off(struct fs_session *session, const struct fs_request *request,
+                          uint64_t handle)
+{
+    if (request->header.uid != 0)
+        share_take_suid_off(session->share, handle);
+}
+
 int fs_copy_file_range(struct fs_session *session, struct fs_request *request)
 {
     const struct fuse_copy_file_range_in *in = request->args;
     if (in->flags)
         return -EINVAL;
+    take_suid_off(session, request, in->fh_out);
     ssize_t done =
         share_copy(session->share, in->fh_in, in->off_in, in->fh_out, in->off_out, in->len);
     if (done < 0)
@@ -153,6 +162,7 @@ int fs_lseek(struct fs_session *session, struct fs_request *request)
 int fs_fallocate(struct fs_session *session, struct fs_request *request)
 {
     const struct fuse_fallocate_in *in = request->args;
+    take_suid_off(session, request, in->fh);
     return share_allocate(session->share, in->fh, (int)in->mode, in->offset, in->length);
 }
 

@@ -169,6 +169,9 @@ enum {
 ssize_t share_write(struct share *share, uint64_t handle, const struct iovec *iov, unsigned count,
                     uint64_t offset, unsigned flags);
 
+/* As SHARE_WRITE_DROPS_SUID, for share_allocate() and share_copy(). */
+void share_take_suid_off(struct share *share, uint64_t handle);
+
 int share_flush(struct share *share, uint64_t handle); /* what close() would have to complain of */
 int share_sync(struct share *share, uint64_t handle, bool data_only);
 int share_sync_all(struct share *share, uint64_t node); /* the whole file system */

@@ -217,6 +217,13 @@ ssize_t share_copy(struct share *share, uint64_t from, uint64_t from_offset, uin
     return done < 0 ? -errno : done;
 }
 
+void share_take_suid_off(struct share *share, uint64_t number)
+{
+    int fd = file_of(share, number);
+    if (fd >= 0 && share_check_change(share, OPEN_FILE) == 0)
+        share_drop_suid(fd);
+}
+
 /* ---- to the storage ---- */
 
 int share_flush(struct share *share, uint64_t number)

@@ -213,6 +213,42 @@ static void fs_seeks_allocates_and_copies(void **state)
                         4);
 }
 
+static mode_t mode_after(uint32_t opcode, uint32_t uid)
+{
+    struct fuse_entry_out entry;
+    struct fuse_write_out copied;
+    struct stat stat_;
+    uint64_t from, to;
+    assert_int_equal(fs_create_file(&bench, ROOT, "from", O_RDWR, 0600, &entry, &from), 0);
+    assert_int_equal(fs_create_file(&bench, ROOT, "to", O_RDWR, 0755, &entry, &to), 0);
+    assert_int_equal(fs_write_at(&bench, from, 0, "0123", 4), 4);
+    assert_int_equal(chmod(fs_path(&bench, "to"), 06755), 0);
+    const struct fuse_fallocate_in allocate = {.fh = to, .length = 4096};
+    const struct fuse_copy_file_range_in copy = {.fh_in = from, .fh_out = to, .len = 3};
+    bench.uid = uid;
+    if (opcode == FUSE_FALLOCATE)
+        assert_int_equal(fs_call(&bench, opcode, 0, (struct fs_parts){FS_FIXED(allocate)}, NULL, 0),
+                         0);
+    else
+        assert_int_equal(
+            fs_call(&bench, opcode, 0, (struct fs_parts){FS_FIXED(copy)}, &copied, sizeof(copied)),
+            sizeof(copied));
+    bench.uid = 0;
+    assert_int_equal(stat(fs_path(&bench, "to"), &stat_), 0);
+    return stat_.st_mode & 07777;
+}
+
+/* To copy into a file is to write to it. */
+static void fs_takes_suid_off_what_users_allocate_and_copy(void **state)
+{
+    if (geteuid() != 0)
+        skip(); /* the host's kernel does it then, for anybody */
+    assert_int_equal(mode_after(FUSE_FALLOCATE, 1000), 0755);
+    assert_int_equal(mode_after(FUSE_COPY_FILE_RANGE, 1000), 0755);
+    assert_int_equal(mode_after(FUSE_FALLOCATE, 0), 06755);
+    assert_int_equal(mode_after(FUSE_COPY_FILE_RANGE, 0), 06755);
+}
+
 static void fs_flushes_and_syncs(void **state)
 {
     struct fuse_entry_out entry;
@@ -391,6 +427,7 @@ int main(void)
         PROMISE(fs_creates_nothing_through_a_link),
         PROMISE(fs_opens_no_special_files),
         PROMISE(fs_seeks_allocates_and_copies),
+        PROMISE(fs_takes_suid_off_what_users_allocate_and_copy),
         PROMISE(fs_flushes_and_syncs),
         PROMISE(fs_keeps_attributes_of_users_alone),
         PROMISE(fs_lists_every_entry_once),
