@@ -148,7 +148,8 @@ int share_removexattr(struct share *share, uint64_t node, const char *name);
 
 /* ---- open files and directories ---- */
 
-/* Of `flags`, the access mode, O_TRUNC, O_SYNC and O_DSYNC count. Regular files only. */
+/* Of `flags`, the access mode, O_TRUNC, O_SYNC and O_DSYNC count, and O_APPEND for what can only be
+ * appended to. Regular files only. */
 int share_open_file(struct share *share, uint64_t node, int flags, bool drop_suid,
                     uint64_t *handle);
 /* Makes a file, or without O_EXCL opens the one that is there: only that is affected by

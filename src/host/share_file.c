@@ -9,8 +9,10 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
-/* What an opener may choose. How a file is appended to is told with each write. */
-#define OPEN_FLAGS     (O_ACCMODE | O_TRUNC | O_SYNC | O_DSYNC)
+/* What an opener may choose. Whether it is appended to is told again with each write: an old file
+ * may be one that is opened for nothing else (chattr +a). */
+#define NEW_FLAGS      (O_ACCMODE | O_TRUNC | O_SYNC | O_DSYNC)
+#define OPEN_FLAGS     (NEW_FLAGS | O_APPEND)
 #define CREATE_MODE    07777
 #define ALLOCATE_FLAGS (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
 #define CREATE_TRIES   8
@@ -63,7 +65,10 @@ int share_open_file(struct share *share, uint64_t number, int flags, bool drop_s
     /* The mode of what is only read stays, whatever is asked for: the share may be read-only. */
     if (drop_suid && opens_to_change(flags))
         share_drop_suid(fd);
-    return share_add_handle(share, fd, number, false, handle);
+    ret = share_add_handle(share, fd, number, false, handle);
+    if (ret == 0)
+        share_find_handle(share, *handle)->appends = flags & O_APPEND;
+    return ret;
 }
 
 /* A new file's node and handle. */
@@ -110,7 +115,7 @@ int share_create(struct share *share, uint64_t number, const char *name, int fla
         if (ret < 0)
             return ret;
         int fd = openat(directory->fd, name,
-                        (flags & OPEN_FLAGS) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
+                        (flags & NEW_FLAGS) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
                         mode & CREATE_MODE);
         int code = errno;
         share_end_as(share);

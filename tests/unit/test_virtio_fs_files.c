@@ -10,8 +10,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -133,6 +135,40 @@ static void fs_appends_at_the_end_wherever_that_is(void **state)
                              &copied, sizeof(copied)),
                      sizeof(copied));
     assert_string_equal(fs_host_read(&bench, "log"), "abc4567890abcd");
+}
+
+static bool set_append_only(const char *name, bool on)
+{
+    int fd = open(fs_path(&bench, name), O_RDONLY);
+    int flags = 0;
+    bool done = ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0;
+    flags = on ? flags | FS_APPEND_FL : flags & ~FS_APPEND_FL;
+    done = done && ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+    close(fd);
+    return done;
+}
+
+static void fs_appends_to_what_can_only_be_appended_to(void **state)
+{
+    uint64_t handle, none;
+    fs_host_write(&bench, "log", "one");
+    if (!set_append_only("log", true))
+        skip(); /* takes root, and some file systems have no such thing */
+    uint64_t node = fs_find(&bench, "log");
+    int ret = fs_open_node(&bench, node, O_WRONLY | O_APPEND, &handle);
+    int refused = fs_open_node(&bench, node, O_WRONLY, &none);
+    const struct fuse_write_in in = {.fh = handle, .size = 3, .flags = O_WRONLY | O_APPEND};
+    struct fuse_write_out out = {0};
+    int appended =
+        fs_call(&bench, FUSE_WRITE, node,
+                (struct fs_parts){FS_FIXED(in), .data = "two", .data_bytes = 3}, &out, sizeof(out));
+    int written = fs_write_at(&bench, handle, 0, "ONE", 3);
+    set_append_only("log", false);
+    assert_int_equal(ret, 0);
+    assert_int_equal(refused, -EPERM);
+    assert_int_equal(appended, sizeof(out));
+    assert_int_equal(written, -EPERM);
+    assert_string_equal(fs_host_read(&bench, "log"), "onetwo");
 }
 
 static void fs_creates_files(void **state)
@@ -423,6 +459,7 @@ int main(void)
         PROMISE(fs_tells_what_the_guest_may_keep),
         PROMISE(fs_writes_from_many_descriptors),
         PROMISE(fs_appends_at_the_end_wherever_that_is),
+        PROMISE(fs_appends_to_what_can_only_be_appended_to),
         PROMISE(fs_creates_files),
         PROMISE(fs_creates_nothing_through_a_link),
         PROMISE(fs_opens_no_special_files),
