@@ -271,6 +271,17 @@ test_share_survives_a_reboot_of_the_guest() {
     same "$(grep -c boot shared/log)" 2
 }
 
+# The guest of the first boot can write to where the other share lies.
+test_a_share_in_another_is_not_what_the_guest_made_of_it() {
+    mkdir -p shared/inner
+    echo text >shared/inner/file
+    guest --mem 512M --on-reboot restart --share "$PWD/shared:/mnt" --share "$PWD/shared/inner:/in" -- "$mount_it
+        mkdir /in; mount -t virtiofs share1 /in; cat /in/file; ls /in; mv /mnt/inner /mnt/was; ln -s / /mnt/inner; reboot -f"
+    expect_status 125
+    same "$(grep -cx text out)" 1 'boots'
+    expect_err 'share .*/shared/inner: a guest can write to where it lies'
+}
+
 test_stats_tell_what_a_share_does() {
     mkdir shared
     start_guest --mem 512M --name sharing --share "$PWD/shared:/mnt" -- "$mount_it; head -c 1000000 /dev/zero >/mnt/f; echo ready; sleep 10000"
