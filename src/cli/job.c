@@ -289,7 +289,7 @@ static void on_ended(void *self, const struct agent_exit *how)
 static void on_broken(void *self, const char *why, bool hung_up)
 {
     struct job *job = self;
-    if (job->ended)
+    if (job->ended || job->broken)
         return;
     job->broken = true;
     job->hung_up = hung_up;

@@ -124,6 +124,11 @@ static void send_unsent(struct agent *agent)
     while (agent->unsent_start < agent->unsent_end) {
         ssize_t n = send(agent->control.fd, agent->unsent + agent->unsent_start,
                          agent->unsent_end - agent->unsent_start, MSG_NOSIGNAL);
+        if (n < 0 && errno != EAGAIN && errno != EINTR) {
+            agent->hung_up = true; /* or it hears no more, and the socket would be ready for ever */
+            break_off(agent, "the guest's agent has hung up");
+            return;
+        }
         if (n < 0)
             break;
         agent->unsent_start += (size_t)n;
@@ -155,7 +160,7 @@ static int send_frame(struct agent *agent, struct frame_writer *writer)
     memcpy(agent->unsent + agent->unsent_end, bytes, length);
     agent->unsent_end += length;
     send_unsent(agent);
-    return 0;
+    return agent->state == AGENT_BROKEN ? -EPIPE : 0;
 }
 
 static struct frame_writer begin(enum frame_kind kind, unsigned job, size_t payload_bytes)
@@ -309,7 +314,7 @@ static void on_control(struct loop_source *source, uint32_t events)
     struct agent *agent = container_of(source, struct agent, control);
     if (events & EPOLLOUT)
         send_unsent(agent);
-    if (!(events & ~(uint32_t)EPOLLOUT))
+    if (!(events & ~(uint32_t)EPOLLOUT) || agent->state == AGENT_BROKEN)
         return;
     ssize_t n = read(source->fd, agent->bytes + agent->count, sizeof(agent->bytes) - agent->count);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))

@@ -337,6 +337,31 @@ static void a_guest_that_hangs_up_is_noticed(void **state)
     expect_broken("has hung up");
 }
 
+/* It still speaks, so nothing else tells. */
+static void a_guest_that_hears_no_more_is_noticed(void **state)
+{
+    get_ready();
+    ask();
+    SAY_NOTHING_MORE(bench.control, FRAME_STARTED, bench.job);
+    shutdown(bench.control, SHUT_RD);
+    agent_signal(bench.agent, bench.job, 15);
+    expect_broken("has hung up");
+}
+
+/* Whoever wants it to run something is told, too. */
+static void a_guest_that_hears_no_more_runs_no_command(void **state)
+{
+    static char program[] = "true";
+    static char *const argv[] = {program, NULL}, *const env[] = {NULL};
+    const struct agent_command command = {.argv = argv, .env = env, .directory = "/", .user = ""};
+    struct nido_error err;
+    unsigned job;
+    get_ready();
+    shutdown(bench.control, SHUT_RD);
+    assert_true(agent_run(bench.agent, &command, &job_ops, NULL, &job, &err) < 0);
+    expect_broken("has hung up");
+}
+
 static void be_late(void)
 {
     usleep((AGENT_PATIENCE_S + 20) * 1000);
@@ -491,6 +516,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_failure_is_told_without_its_control_characters, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_guest_that_hangs_up_is_noticed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_guest_that_hears_no_more_is_noticed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_guest_that_hears_no_more_runs_no_command, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_guest_that_says_nothing_is_given_up, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_guest_that_is_paused_is_not_late, set_up, tear_down),
         cmocka_unit_test_setup_teardown(strangers_do_no_harm, set_up, tear_down),
