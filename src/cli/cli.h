@@ -4,6 +4,7 @@
 
 /* The front end: one function for each command. It alone turns errors into exit statuses. */
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -35,6 +36,9 @@ int cmd_help(int argc, char **argv);
 /* The value of `flag` at argv[*at], which is behind an equals sign or the next word; *at is then that of its last word.
  * NULL: it is another flag, or has no value. */
 char *cli_flag_value(const char *flag, int argc, char **argv, int *at);
+
+/* Adds SIGHUP to those that are taken, unless whoever started this process ignores it: nohup(1) does. */
+void cli_add_hangup(sigset_t *set);
 
 /* The flags: those that fit a screen, or all. */
 void help_run(FILE *to, bool all);

@@ -196,11 +196,12 @@ static void on_signal(struct loop_source *source, uint32_t events)
 
 static int take_signals(struct exec *exec, struct nido_error *err)
 {
-    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH};
+    static const int numbers[] = {SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH};
     sigset_t set;
     sigemptyset(&set);
     for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
         sigaddset(&set, numbers[i]);
+    cli_add_hangup(&set);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     exec->signals = (struct loop_source){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),

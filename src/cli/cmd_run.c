@@ -266,7 +266,7 @@ static int take_signals(struct run *run, struct nido_error *err)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
+    cli_add_hangup(&set);
     if (run->flags.job.root) {
         sigaddset(&set, SIGQUIT);
         sigaddset(&set, SIGUSR1);

@@ -21,7 +21,7 @@ PATIENCE_S = 60
 class Machine:
     """Its control socket, one nido exec that has asked there, and what that was told."""
 
-    def __init__(self, directory, *flags):
+    def __init__(self, directory, *flags, command=("true",), **how):
         os.makedirs(f"{directory}/nido", 0o700, exist_ok=True)
         path = f"{directory}/nido/m.sock"
         if os.path.exists(path):
@@ -29,9 +29,9 @@ class Machine:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen()
-        self.exec = subprocess.Popen([NIDO, "exec", *flags, "m", "--", "true"], stdin=subprocess.DEVNULL,
+        self.exec = subprocess.Popen([NIDO, "exec", *flags, "m", "--", *command], stdin=subprocess.DEVNULL,
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                     env=os.environ | {"XDG_RUNTIME_DIR": directory})
+                                     env=os.environ | {"XDG_RUNTIME_DIR": directory}, **how)
         self.client, _ = listener.accept()
         self.request = json.loads(self.client.makefile().readline())
         self.client.send(b'{"ok": true}\n')
@@ -103,8 +103,21 @@ def a_signal_behind_the_end_ends_it(directory):
     machine.finish(128 + signal.SIGTERM)
 
 
+def a_hangup_is_the_commands_but_under_nohup(directory):
+    def hang_up(ignored):
+        machine = Machine(directory, preexec_fn=lambda: signal.signal(signal.SIGHUP, ignored))
+        os.kill(machine.exec.pid, signal.SIGHUP)
+        os.kill(machine.exec.pid, signal.SIGUSR2)
+        told = struct.unpack("<HHI", machine.client.recv(8))[2]
+        machine.end(0)
+        machine.finish(0, "not its output")
+        return told
+    assert hang_up(signal.SIG_DFL) == signal.SIGHUP
+    assert hang_up(signal.SIG_IGN) == signal.SIGUSR2
+
+
 TESTS = [output_comes_out_behind_the_end, streams_that_never_came_are_given_up, streams_that_never_end_are_given_up,
-         a_signal_behind_the_end_ends_it]
+         a_signal_behind_the_end_ends_it, a_hangup_is_the_commands_but_under_nohup]
 
 
 def main():
