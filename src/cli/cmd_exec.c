@@ -22,6 +22,7 @@ struct exec {
     char **command;
     bool tty;
     json_t *env;
+    bool is_no_text; /* some of it */
     struct loop *loop;
     struct term *term;
     struct term_actions actions;
@@ -45,9 +46,10 @@ static void add_variable(struct exec *exec, const char *text)
 {
     const char *value = getenv(text);
     if (strchr(text, '='))
-        json_array_append_new(exec->env, json_string(text));
+        exec->is_no_text |= json_array_append_new(exec->env, json_string(text)) < 0;
     else if (value)
-        json_array_append_new(exec->env, json_sprintf("%s=%s", text, value));
+        exec->is_no_text |=
+            json_array_append_new(exec->env, json_sprintf("%s=%s", text, value)) < 0;
 }
 
 /* False: it is not said as it should be. */
@@ -76,12 +78,16 @@ static bool parse(struct exec *exec, int argc, char **argv)
 }
 
 /* NULL: out of memory, or words that are no UTF-8 text. */
-static json_t *request_of(const struct exec *exec)
+static json_t *request_of(struct exec *exec)
 {
     struct winsize size = {0};
     json_t *argv = json_array();
     for (char **word = exec->command; *word; word++)
-        json_array_append_new(argv, json_string(*word));
+        exec->is_no_text |= json_array_append_new(argv, json_string(*word)) < 0;
+    if (exec->is_no_text) {
+        json_decref(argv);
+        return NULL;
+    }
     if (exec->tty)
         ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
     if (exec->tty && getenv("TERM"))

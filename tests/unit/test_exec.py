@@ -116,8 +116,16 @@ def a_hangup_is_the_commands_but_under_nohup(directory):
     assert hang_up(signal.SIG_IGN) == signal.SIGUSR2
 
 
+def no_word_is_left_out(directory):
+    for flags, words in (([], [b"rm", b"-rf", b"\xff"]), (["--env", b"A=\xff"], [b"true"])):
+        asked = subprocess.run([NIDO, "exec", *flags, "m", "--", *words], stdin=subprocess.DEVNULL, capture_output=True,
+                               env=os.environ | {"XDG_RUNTIME_DIR": directory}, check=False)
+        assert asked.returncode == 125 and b"must be UTF-8 text" in asked.stderr, asked
+
+
 TESTS = [output_comes_out_behind_the_end, streams_that_never_came_are_given_up, streams_that_never_end_are_given_up,
-         a_signal_behind_the_end_ends_it, a_hangup_is_the_commands_but_under_nohup]
+         a_signal_behind_the_end_ends_it, a_hangup_is_the_commands_but_under_nohup,
+         no_word_is_left_out]
 
 
 def main():
