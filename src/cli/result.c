@@ -82,6 +82,19 @@ static json_t *steps_json(const struct result *result, uint64_t now_ns)
     return json;
 }
 
+/* A name in it may be anything but the UTF-8 text that JSON is made of. */
+static json_t *report_json(const char *report)
+{
+    if (!report)
+        return json_null();
+    json_t *json = json_string(report);
+    own_mem char *copy = json ? NULL : strdup(report);
+    for (char *at = copy; at && *at; at++)
+        if ((unsigned char)*at >= 0x80)
+            *at = '?';
+    return copy ? json_string(copy) : json;
+}
+
 static json_t *record(const struct result *result)
 {
     const struct nido_traffic *moved = &result->traffic;
@@ -94,7 +107,7 @@ static json_t *record(const struct result *result)
         result->oom, "restarts", (int)result->restarts, "wall_s",
         (double)(now_ns - result->start_ns) / 1e9, "cpu_s",
         seconds(&usage.ru_utime) + seconds(&usage.ru_stime), "peak_memory_bytes",
-        peak_memory_bytes(), "report", result->report ? json_string(result->report) : json_null());
+        peak_memory_bytes(), "report", report_json(result->report));
     traffic_add_json(json, moved);
     if (result->job)
         json_object_set_new(json, "steps_s", steps_json(result, now_ns));

@@ -238,6 +238,15 @@ static void a_machine_that_cannot_start_leaves_a_result(void **state)
     json_decref(result);
 }
 
+/* JSON is UTF-8 text, and a file's name may be none. */
+static void a_name_of_any_bytes_leaves_a_result(void **state)
+{
+    json_t *result = result_of("hello", "--disk=/does/not/exist\xff");
+    assert_non_null(
+        strstr(json_string_value(json_object_get(result, "report")), "/does/not/exist?"));
+    json_decref(result);
+}
+
 /* Also what is refused before anything of a machine is there takes the place of an older record. */
 static void what_is_refused_early_leaves_a_result(void **state)
 {
@@ -452,6 +461,7 @@ int main(void)
         cmocka_unit_test(the_result_files_peak_memory_is_nidos_own),
         cmocka_unit_test(a_result_that_cannot_be_written_is_told_at_the_start),
         cmocka_unit_test(a_machine_that_cannot_start_leaves_a_result),
+        cmocka_unit_test(a_name_of_any_bytes_leaves_a_result),
         cmocka_unit_test(what_is_refused_early_leaves_a_result),
         cmocka_unit_test(a_result_replaces_nothing_but_a_file),
         cmocka_unit_test(a_pidfile_is_removed_by_whom_it_names_alone),
