@@ -210,18 +210,28 @@ static bool write_all(int fd, const uint8_t *bytes, size_t count)
     return true;
 }
 
+/* Zeros are not written: where a file has holes, so has its copy. What is at the end is the caller's. */
+static bool put_piece(int fd, const uint8_t *bytes, size_t count, bool *is_hole)
+{
+    *is_hole = !bytes[0] && memcmp(bytes, bytes + 1, count - 1) == 0;
+    return *is_hole ? lseek(fd, (off_t)count, SEEK_CUR) >= 0 : write_all(fd, bytes, count);
+}
+
 static int fill_file(struct unpacking *unpacking, int fd)
 {
     const struct timespec times[2] = {time_of(&unpacking->reader->entry),
                                       time_of(&unpacking->reader->entry)};
     ssize_t n;
+    bool is_hole = false;
     while ((n = tar_read(unpacking->reader, unpacking->buffer, BUFFER_BYTES)) > 0)
-        if (!write_all(fd, unpacking->buffer, (size_t)n))
+        if (!put_piece(fd, unpacking->buffer, (size_t)n, &is_hole))
             return fail_errno(unpacking);
     if (n < 0) {
         tar_explain(unpacking->why, "", unpacking->reader->why); /* with the path */
         return -1;
     }
+    if (is_hole && ftruncate(fd, (off_t)unpacking->reader->entry.size) < 0)
+        return fail_errno(unpacking);
     if (fchmod(fd, unpacking->reader->entry.mode & unpacking->rules->mode_mask) < 0)
         return fail_errno(unpacking);
     futimens(fd, times);

@@ -177,6 +177,16 @@ static void a_tree_comes_out_as_it_went_in(void **state)
     shell("cd in/from && { " LISTING "; } >../../b; diff ../../a ../../b >&2");
 }
 
+static void holes_stay_holes(void **state)
+{
+    shell("mkdir from to && cd from && echo a >begins && truncate -s 1000003 begins &&"
+          "truncate -s 1000000 ends && echo b >>ends && truncate -s 1000000 hole");
+    pack_up("from/.");
+    assert_int_equal(unpack_to("to", ".", 01777), 0);
+    shell("for file in begins ends hole; do cmp from/$file to/$file || exit 1; done;"
+          "test \"$(du -k to | cut -f1)\" -lt 100");
+}
+
 static void what_is_inside_travels_without_a_name(void **state)
 {
     make_tree();
@@ -513,6 +523,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_tree_comes_out_as_it_went_in),
+        TEST(holes_stay_holes),
         TEST(what_is_inside_travels_without_a_name),
         TEST(upper_mode_bits_come_when_asked_for_alone),
         TEST(what_cannot_be_copied_is_named_and_the_rest_comes),
