@@ -2,6 +2,7 @@
 #include "host/relay.h"
 
 #include "base/checked.h"
+#include "base/log.h"
 #include "base/own.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -126,13 +128,24 @@ static ssize_t put(struct relay *relay)
     return write(relay->to.fd, at, MIN(relay->count, most));
 }
 
+/* A reader that has gone away is not told of, a disk that is full is: nobody else knows. */
+static void complain(const struct relay *relay, int code)
+{
+    if (relay->way == RELAY_FROM_GUEST && code != EPIPE && code != ECONNRESET)
+        log_error("output is lost: %s", strerror(code));
+}
+
 /* False: nobody takes it any more. */
 static bool drain(struct relay *relay)
 {
     while (relay->count && takes_more(relay)) {
         ssize_t n = put(relay);
-        if (n < 0)
-            return is_passing(errno);
+        if (n < 0 && is_passing(errno))
+            return true;
+        if (n < 0) {
+            complain(relay, errno);
+            return false;
+        }
         relay->start += (size_t)n;
         relay->count -= (size_t)n;
     }

@@ -21,7 +21,7 @@ PATIENCE_S = 60
 class Machine:
     """Its control socket, one nido exec that has asked there, and what that was told."""
 
-    def __init__(self, directory, *flags, command=("true",), **how):
+    def __init__(self, directory, *flags, stdout=subprocess.PIPE, **how):
         os.makedirs(f"{directory}/nido", 0o700, exist_ok=True)
         path = f"{directory}/nido/m.sock"
         if os.path.exists(path):
@@ -29,8 +29,8 @@ class Machine:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen()
-        self.exec = subprocess.Popen([NIDO, "exec", *flags, "m", "--", *command], stdin=subprocess.DEVNULL,
-                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        self.exec = subprocess.Popen([NIDO, "exec", *flags, "m", "--", "true"], stdin=subprocess.DEVNULL,
+                                     stdout=stdout, stderr=subprocess.PIPE, text=True,
                                      env=os.environ | {"XDG_RUNTIME_DIR": directory}, **how)
         self.client, _ = listener.accept()
         self.request = json.loads(self.client.makefile().readline())
@@ -123,9 +123,20 @@ def no_word_is_left_out(directory):
         assert asked.returncode == 125 and b"must be UTF-8 text" in asked.stderr, asked
 
 
+def output_that_finds_no_room_is_told_of(directory):
+    with open("/dev/full", "w", encoding="ascii") as full:
+        machine = Machine(directory, stdout=full)
+    out, err = machine.stream(STDOUT), machine.stream(STDERR)
+    out.send(b"lost\n")
+    assert out.recv(1) == b""  # the command hears that nobody takes it
+    err.close()
+    machine.end(0)
+    machine.finish(0, "output is lost: No space left on device")
+
+
 TESTS = [output_comes_out_behind_the_end, streams_that_never_came_are_given_up, streams_that_never_end_are_given_up,
          a_signal_behind_the_end_ends_it, a_hangup_is_the_commands_but_under_nohup,
-         no_word_is_left_out]
+         no_word_is_left_out, output_that_finds_no_room_is_told_of]
 
 
 def main():
