@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define FILES_MAX    (512u << 10)
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* What the new process tells when it cannot become the command. */
@@ -76,6 +78,16 @@ static void set_environment(const struct command *command, const struct user *us
         setenv("HOME", user->home, 1);
 }
 
+/* Linux starts the first process with 4096, which only root may raise; systemd has that raised to this. */
+static void allow_many_files(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_max = FILES_MAX;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static struct trouble prepare(const struct command *command, const struct ends *ends)
 {
     struct user user;
@@ -89,6 +101,7 @@ static struct trouble prepare(const struct command *command, const struct ends *
             return (struct trouble){.code = errno};
     if (command->flags & COMMAND_TTY)
         ioctl(STDIN_FILENO, TIOCSCTTY, 0);
+    allow_many_files();
     if (user_find(command->user, &user) < 0)
         return (struct trouble){.code = ESRCH};
     set_environment(command, &user);

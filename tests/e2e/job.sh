@@ -302,12 +302,13 @@ test_closed_output_ends_the_job() {
 test_command_runs_as_it_is_told() {
     prepare
     INHERITED=here job --env GIVEN=there --env INHERITED --workdir /etc --user worker --cpus 2 -- \
-        sh -c 'id; pwd; echo $GIVEN $INHERITED $HOME; nproc'
+        sh -c 'id; pwd; echo $GIVEN $INHERITED $HOME; nproc; ulimit -n 100000 && ulimit -n'
     expect_status 0
     expect_out 'uid=1234(worker) gid=1235(worker) groups=77(extra)'
     expect_out /etc
     expect_out 'there here /home/worker'
     expect_out 2
+    expect_out 100000
 }
 
 test_root_is_as_before_and_nothing_stays() {
