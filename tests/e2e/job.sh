@@ -311,6 +311,18 @@ test_command_runs_as_it_is_told() {
     expect_out 100000
 }
 
+test_a_hangup_that_is_ignored_stays_ignored() {
+    prepare
+    trap '' HUP
+    start_job -- sh -c 'echo ready; exec sleep 1000'
+    trap - HUP
+    kill -HUP "$pid"
+    sleep 1
+    kill -TERM "$pid"
+    wait_job
+    expect_status 143
+}
+
 test_root_is_as_before_and_nothing_stays() {
     prepare
     local before
