@@ -88,6 +88,15 @@ static void allow_many_files(void)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* They were made by root: whoever has one of them open may not open it again, as /dev/stdout or by the terminal's name. */
+static void give_streams(const struct command *command, const struct user *user)
+{
+    bool has_input = command->flags & (COMMAND_TTY | COMMAND_STDIN);
+    for (int i = has_input ? STDIN_FILENO : STDOUT_FILENO; i <= STDERR_FILENO; i++)
+        if (fchown(i, user->uid, (gid_t)-1) < 0)
+            return;
+}
+
 static struct trouble prepare(const struct command *command, const struct ends *ends)
 {
     struct user user;
@@ -104,6 +113,7 @@ static struct trouble prepare(const struct command *command, const struct ends *
     allow_many_files();
     if (user_find(command->user, &user) < 0)
         return (struct trouble){.code = ESRCH};
+    give_streams(command, &user);
     set_environment(command, &user);
     if (command->flags & COMMAND_MAKE_DIRECTORY)
         root_make_directories(command->directory);

@@ -311,6 +311,16 @@ test_command_runs_as_it_is_told() {
     expect_out 100000
 }
 
+test_streams_are_the_users() {
+    prepare
+    job --user worker -- sh -c 'cat /dev/stdin >/dev/stdout; echo err >/dev/stderr' <<<in
+    expect_status 0
+    same "$(cat out) $(cat err)" 'in err' 'what went through'
+    as_user python3 -c 'import pty, sys; pty.spawn(sys.argv[1:])' nido run --root root.ext4 --user worker --tty -- \
+        sh -c 'echo by its name >$(tty); stat -c %u $(tty)' </dev/null >all
+    same "$(tr -d '\r' <all | tr '\n' ' ')" 'by its name 1234 ' 'what came from the terminal'
+}
+
 test_a_hangup_that_is_ignored_stays_ignored() {
     prepare
     trap '' HUP
