@@ -81,6 +81,10 @@ static void put_content(struct packer *packer, int fd, uint64_t size)
         packer->count = (size_t)n;
         left -= (uint64_t)n;
     }
+    /* Those of /proc say that they are empty, whatever is in them. */
+    uint8_t more;
+    if (size == 0 && read(fd, &more, 1) == 1)
+        complain(packer, "it does not say how long it is, and is copied as an empty file");
     put_zeros(packer, left + -size % TAR_BLOCK_BYTES);
 }
 

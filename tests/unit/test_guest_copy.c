@@ -187,6 +187,14 @@ static void holes_stay_holes(void **state)
           "test \"$(du -k to | cut -f1)\" -lt 100");
 }
 
+static void a_file_that_hides_its_length_is_named(void **state)
+{
+    assert_int_equal(pack_up("/proc/self/status"), 1);
+    assert_non_null(strstr(bench.complaint, "/proc/self/status: it does not say how long it is"));
+    shell("touch empty");
+    assert_int_equal(pack_up("empty"), 0);
+}
+
 static void what_is_inside_travels_without_a_name(void **state)
 {
     make_tree();
@@ -524,6 +532,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_tree_comes_out_as_it_went_in),
         TEST(holes_stay_holes),
+        TEST(a_file_that_hides_its_length_is_named),
         TEST(what_is_inside_travels_without_a_name),
         TEST(upper_mode_bits_come_when_asked_for_alone),
         TEST(what_cannot_be_copied_is_named_and_the_rest_comes),
