@@ -18,6 +18,15 @@
 #define FLAGS_AT        24u
 #define FLAG_BIG_ENDIAN 1u
 
+/* PE format, "COFF File Header" and "Section Table". An Image that EFI can start says so in here. */
+#define PE_OFFSET_AT       0x3cu
+#define PE_SECTIONS_AT     6u
+#define PE_OPTIONAL_AT     20u
+#define PE_HEADER_BYTES    24u
+#define SECTION_BYTES      40u
+#define SECTION_LENGTH_AT  16u
+#define SECTION_CONTENT_AT 20u
+
 #define ZBOOT_MAGIC         "zimg"
 #define ZBOOT_MAGIC_AT      4u
 #define ZBOOT_PAYLOAD_AT    8u
@@ -68,6 +77,37 @@ int image_parse_header(struct image_header *header, const uint8_t bytes[IMAGE_HE
     return 0;
 }
 
+static int truncated(uint64_t length, uint64_t needed, struct nido_error *err)
+{
+    return error_set(err, EINVAL,
+                     "the Image is truncated: %llu bytes are there, its header says %llu; copy or "
+                     "download it again",
+                     (unsigned long long)length, (unsigned long long)needed);
+}
+
+/* Its own header knows its size in memory alone, with .bss; the one for EFI has that in the file. */
+static int check_whole(const uint8_t *image, uint64_t length, struct nido_error *err)
+{
+    uint64_t at = get_le32(image + PE_OFFSET_AT);
+    if (at == 0)
+        return 0;
+    if (!checked_inside(at, PE_HEADER_BYTES, length))
+        return truncated(length, at + PE_HEADER_BYTES, err);
+    if (memcmp(image + at, "PE\0\0", 4) != 0)
+        return 0;
+    unsigned count = get_le16(image + at + PE_SECTIONS_AT);
+    at += PE_HEADER_BYTES + get_le16(image + at + PE_OPTIONAL_AT);
+    if (!checked_inside(at, (uint64_t)count * SECTION_BYTES, length))
+        return truncated(length, at + (uint64_t)count * SECTION_BYTES, err);
+    for (unsigned i = 0; i < count; i++, at += SECTION_BYTES) {
+        uint64_t end = (uint64_t)get_le32(image + at + SECTION_CONTENT_AT) +
+                       get_le32(image + at + SECTION_LENGTH_AT);
+        if (end > length)
+            return truncated(length, end, err);
+    }
+    return 0;
+}
+
 /* Where an Image of so many bytes goes, if RAM has the room. */
 static int find_place(const struct image_header *header, uint64_t length, const struct mem *mem,
                       struct image_place *place, struct nido_error *err)
@@ -92,8 +132,9 @@ static int load_plain(const struct bootfile *file, struct mem *mem, struct image
         r = find_place(&header, file->size_bytes, mem, place, err);
     if (r < 0)
         return r;
-    return bootfile_read(file, 0, mem_for_write(mem, place->entry_gpa, file->size_bytes),
-                         file->size_bytes, err);
+    uint8_t *at = mem_for_write(mem, place->entry_gpa, file->size_bytes);
+    r = bootfile_read(file, 0, at, file->size_bytes, err);
+    return r < 0 ? r : check_whole(at, file->size_bytes, err);
 }
 
 /* Whether what was unpacked to IMAGE_BASE_GPA is an Image that fits. */
@@ -105,6 +146,8 @@ static int check_unpacked(struct image_header *header, const uint8_t *at, uint64
         return error_prefix(err, "unpacked");
     }
     int r = image_parse_header(header, at, err);
+    if (r == 0)
+        r = check_whole(at, length, err);
     return r < 0 ? r : find_place(header, length, mem, place, err);
 }
 

@@ -194,6 +194,45 @@ static void boot_refuses_a_broken_image_header(void **state)
     }
 }
 
+/* As the kernel's efi-header.S writes it: two sections, the second one up to the end of the file. */
+static struct blob image_with_pe_header(void)
+{
+    struct blob kernel = image_arm64_make(0, IMAGE_BYTES, KERNEL_BYTES);
+    const uint32_t sections[2][2] = {{0x4000, 0x1000}, {KERNEL_BYTES - 0x5000, 0x5000}};
+    put_le32(kernel.at + 0x3c, 0x40);
+    memset(kernel.at + 0x40, 0, 24 + 0xa0 + 2 * 40);
+    memcpy(kernel.at + 0x40, "PE\0\0\x64\xaa\x02", 7);
+    put_le16(kernel.at + 0x40 + 20, 0xa0);
+    for (size_t i = 0; i < ARRAY_SIZE(sections); i++) {
+        put_le32(kernel.at + 0x40 + 24 + 0xa0 + i * 40 + 16, sections[i][0]);
+        put_le32(kernel.at + 0x40 + 24 + 0xa0 + i * 40 + 20, sections[i][1]);
+    }
+    return kernel;
+}
+
+static void boot_refuses_a_truncated_image(void **state)
+{
+    static const size_t lengths[] = {64, 80, 0x100, 0x4000, KERNEL_BYTES - 1};
+    own_blob struct blob kernel = image_with_pe_header();
+    own_bench struct bench bench;
+    bench_init(&bench, 16 * MIB);
+    boot(&bench, &kernel, NULL);
+    check_kernel(&bench, &kernel, IMAGE_BASE_GPA);
+    for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+        const struct blob cut = {kernel.at, lengths[i]};
+        refuse(&cut, CMDLINE, "the Image is truncated");
+    }
+    const struct blob cut = {kernel.at, 0x4000};
+    own_blob struct blob packed = image_pack(UNPACK_LZ4, cut.at, cut.length);
+    refuse(&packed, CMDLINE, "the Image is truncated");
+    put_le32(kernel.at + 0x40 + 24 + 0xa0 + 40 + 16, UINT32_MAX);
+    refuse(&kernel, CMDLINE, "the Image is truncated");
+    put_le16(kernel.at + 0x40 + 6, UINT16_MAX);
+    refuse(&kernel, CMDLINE, "the Image is truncated");
+    put_le32(kernel.at + 0x3c, UINT32_MAX);
+    refuse(&kernel, CMDLINE, "the Image is truncated");
+}
+
 static void boot_refuses_a_big_endian_image(void **state)
 {
     own_blob struct blob kernel = image_arm64_make(0, IMAGE_BYTES, KERNEL_BYTES);
@@ -380,6 +419,7 @@ int main(void)
         cmocka_unit_test(boot_takes_the_image_out_of_a_zboot_program),
         cmocka_unit_test(boot_keeps_the_initrd_clear_of_the_kernels_bss),
         cmocka_unit_test(boot_refuses_a_broken_image_header),
+        cmocka_unit_test(boot_refuses_a_truncated_image),
         cmocka_unit_test(boot_refuses_a_big_endian_image),
         cmocka_unit_test(boot_refuses_what_unpacks_to_no_image),
         cmocka_unit_test(boot_unpacks_a_kernel_once),
