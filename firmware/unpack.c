@@ -25,6 +25,8 @@
 #define STREAM_BUFFER_BYTES (1u << 20)
 #define LZ4_BLOCK_BYTES     (8u << 20)
 #define PART_REFILL_BYTES   (16u << 10)
+/* lz4_Block_format.md: a run's length is a chain of bytes, each of which stands for 255 of it. */
+#define LZ4_LENGTH_BYTES (LZ4_BLOCK_BYTES / 255 + 2)
 /* Linux 6.12 packs with a dictionary of 128 MiB; a header that asks for more is not a kernel's. */
 #define LZMA_MEMORY_BYTES (160u << 20)
 #define LZMA_HEADER_BYTES 64u /* keeps the library's alignment */
@@ -266,8 +268,9 @@ static int lz4_block(struct source *source, uint8_t *buffer, struct target *targ
     if (packed == 0 || packed > LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES))
         return broken(err, "an LZ4 block of an impossible size");
     size_t room = MIN(target->left, (size_t)LZ4_BLOCK_BYTES);
+    /* The last run that is looked at may be one that goes on to the block's end. */
     if (target->part)
-        packed = MIN(packed, (uint32_t)LZ4_COMPRESSBOUND(room));
+        packed = MIN(packed, (uint32_t)LZ4_COMPRESSBOUND(room) + LZ4_LENGTH_BYTES);
     r = source_read(source, buffer, packed, err);
     if (r < 0)
         return r;

@@ -113,6 +113,21 @@ static void initrd_machine_names_a_foreign_one(void **state)
     }
 }
 
+/* Which packs to a few runs that are longer than any part. */
+static void initrd_machine_looks_at_the_start_of_a_long_run(void **state)
+{
+    struct bench bench;
+    own_blob struct blob zeros = blob_zeroed(4 * MIB);
+    begin(&bench);
+    program(&bench, "usr/bin/busybox", EM_AARCH64);
+    file(&bench, "etc/zeros", zeros.at, zeros.length);
+    own_blob struct blob plain = end(&bench);
+    for (size_t f = 0; f < ARRAY_SIZE(formats); f++) {
+        own_blob struct blob packed = image_pack(formats[f], plain.at, plain.length);
+        refuse(&packed, EM_X86_64, ARM_SENTENCE);
+    }
+}
+
 static void initrd_machine_lets_in_what_runs_as_well(void **state)
 {
     own_blob struct blob i386 = archive(EM_386, 10);
@@ -239,6 +254,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(initrd_machine_names_a_foreign_one),
+        cmocka_unit_test(initrd_machine_looks_at_the_start_of_a_long_run),
         cmocka_unit_test(initrd_machine_lets_in_what_runs_as_well),
         cmocka_unit_test(initrd_machine_looks_behind_the_first_archive),
         cmocka_unit_test(initrd_machine_knows_microcode),
