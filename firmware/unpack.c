@@ -257,6 +257,13 @@ static int lzma_unpack(enum unpack_format format, struct source *source, struct 
     return r;
 }
 
+/* Whether a block that failed to unpack has so much of good data: what it lacked is room, then. */
+static bool lz4_fills(const uint8_t *block, uint32_t length, uint8_t *to, size_t room)
+{
+    return LZ4_decompress_safe_partial((const char *)block, (char *)to, (int)length, (int)room,
+                                       (int)room) == (int)room;
+}
+
 static int lz4_block(struct source *source, uint8_t *buffer, struct target *target,
                      struct nido_error *err)
 {
@@ -279,6 +286,9 @@ static int lz4_block(struct source *source, uint8_t *buffer, struct target *targ
                                                        (int)packed, (int)room, (int)room)
                          : LZ4_decompress_safe((const char *)buffer, (char *)target->at,
                                                (int)packed, (int)room);
+    if (n < 0 && !target->exact && room < LZ4_BLOCK_BYTES &&
+        lz4_fills(buffer, packed, target->at, room))
+        return too_long(target, err);
     if (n < 0)
         return broken(err, target->exact ? "bad LZ4 data, or more of it than its size field says"
                                          : "bad LZ4 data");
