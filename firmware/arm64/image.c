@@ -34,6 +34,8 @@
 #define ZBOOT_TYPE_AT       24u
 #define ZBOOT_TYPE_BYTES    32u
 
+#define WANTED "an arm64 Image"
+
 /* Larger than any kernel, and small enough for unpack_all(). */
 #define UNPACKED_BYTES_MAX GIB
 
@@ -142,7 +144,7 @@ static int check_unpacked(struct image_header *header, const uint8_t *at, uint64
                           const struct mem *mem, struct image_place *place, struct nido_error *err)
 {
     if (!is_plain(at, length)) {
-        foreign_error(at, MIN(length, (uint64_t)FOREIGN_HEAD_BYTES), NULL, "an arm64 Image", err);
+        foreign_error(at, MIN(length, (uint64_t)FOREIGN_HEAD_BYTES), NULL, WANTED, err);
         return error_prefix(err, "unpacked");
     }
     int r = image_parse_header(header, at, err);
@@ -157,6 +159,22 @@ struct payload {
     uint64_t unpacked_bytes; /* 0: it does not say */
 };
 
+/* What cannot be unpacked may be no kernel at all, and larger than RAM for that reason. The caller has
+ * a sentence already; a better one replaces it. */
+static int not_unpacked(int r, const struct payload *payload, const struct bootfile *file,
+                        struct nido_error *err)
+{
+    uint8_t head[FOREIGN_HEAD_BYTES];
+    size_t length = 0;
+    if (unpack_part(payload->format, file, payload->offset, payload->bytes, head, sizeof(head),
+                    &length, NULL) < 0 ||
+        length < IMAGE_HEADER_BYTES || is_plain(head, length))
+        return r;
+    r = foreign_error(head, length, NULL, WANTED, err);
+    error_prefix(err, "unpacked");
+    return r;
+}
+
 static int unpack_payload(const struct payload *payload, const struct bootfile *file,
                           const char *cache_path, struct mem *mem, struct image_place *place,
                           struct nido_error *err)
@@ -166,7 +184,9 @@ static int unpack_payload(const struct payload *payload, const struct bootfile *
     void *at = mem_for_write(mem, IMAGE_BASE_GPA, room);
     int r =
         unpack_all(payload->format, file, payload->offset, payload->bytes, at, room, &length, err);
-    if (r == 0 && length == 0)
+    if (r < 0)
+        return not_unpacked(r, payload, file, err);
+    if (length == 0)
         r = error_set(err, ENOEXEC, "it is a packed file of nothing");
     if (r == 0)
         r = check_unpacked(&header, at, length, mem, place, err);

@@ -248,6 +248,11 @@ static void boot_refuses_what_unpacks_to_no_image(void **state)
     own_blob struct blob initrd = image_pack(UNPACK_GZIP, cpio.at, cpio.length);
     own_blob struct blob huge = blob_zeroed(15 * MIB);
     refuse(&initrd, CMDLINE, "unpacked: not an arm64 Image but a cpio archive");
+    memcpy(huge.at, "070701", 6);
+    for (size_t i = 0; i < ARRAY_SIZE(formats); i++) {
+        own_blob struct blob bomb = image_pack(formats[i], huge.at, huge.length);
+        refuse(&bomb, CMDLINE, "unpacked: not an arm64 Image but a cpio archive");
+    }
     own_blob struct blob header = image_arm64_make(0, IMAGE_BYTES, IMAGE_ARM64_HEADER_BYTES);
     memcpy(huge.at, header.at, header.length);
     for (size_t i = 0; i < ARRAY_SIZE(formats); i++) {
