@@ -58,7 +58,9 @@ static bool is_text(const uint8_t *head, size_t length)
 
 static int elf_error(const uint8_t *head, const char *wanted, struct nido_error *err)
 {
-    const char *machine = elf_machine_name(get_le16(head + offsetof(Elf64_Ehdr, e_machine)));
+    const uint8_t *field = head + offsetof(Elf64_Ehdr, e_machine);
+    const char *machine =
+        elf_machine_name(head[EI_DATA] == ELFDATA2MSB ? get_be16(field) : get_le16(field));
     return error_set(err, ENOEXEC, "not %s but an ELF file for %s", wanted,
                      machine ? machine : "a machine that nobody boots");
 }

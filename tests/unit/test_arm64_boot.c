@@ -384,6 +384,9 @@ static void boot_says_what_a_file_is_that_is_no_arm64_kernel(void **state)
     memset(text.at, 'a', text.length);
     refuse(&bzimage, CMDLINE, "not an arm64 Image but an x86 bzImage");
     refuse(&elf, CMDLINE, "not an arm64 Image but an ELF file for x86-64");
+    put_le16(elf.at + 18, 0x1600); /* 22, big-endian */
+    elf.at[5] = 2;
+    refuse(&elf, CMDLINE, "not an arm64 Image but an ELF file for s390x");
     elf.at[18] = 0xff;
     refuse(&elf, CMDLINE, "not an arm64 Image but an ELF file for a machine that nobody boots");
     refuse(&text, CMDLINE, "a text file");
