@@ -197,8 +197,10 @@ static void add_chosen(struct tree *tree, const struct devicetree_machine *machi
                  (unsigned long long)machine->devices[i].base);
         string(tree, "stdout-path", path);
     }
-    bytes(tree, "rng-seed", machine->rng_seed, sizeof(machine->rng_seed));
-    CELLS(tree, "kaslr-seed", TWO_CELLS(machine->kaslr_seed));
+    if (machine->has_seeds) {
+        bytes(tree, "rng-seed", machine->rng_seed, sizeof(machine->rng_seed));
+        CELLS(tree, "kaslr-seed", TWO_CELLS(machine->kaslr_seed));
+    }
     end(tree);
 }
 

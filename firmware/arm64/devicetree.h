@@ -44,7 +44,9 @@ struct devicetree_machine {
     uint64_t gic_cpu_gpa, gic_cpu_bytes; /* version 2: CPU interfaces, 3: redistributors */
     const struct devicetree_device *devices;
     unsigned device_count;
-    /* Random bytes for the kernel's pool and for the place that it moves itself to. */
+    /* Random bytes for the kernel's pool and for the place that it moves itself to. It believes
+     * them, so there are none rather than any. */
+    bool has_seeds;
     uint8_t rng_seed[DEVICETREE_SEED];
     uint64_t kaslr_seed;
 };

@@ -55,6 +55,7 @@ static struct devicetree_machine machine_of(unsigned cpus, enum devicetree_gic g
         .gic_cpu_bytes = 0x20000 * cpus,
         .devices = devices,
         .device_count = ARRAY_SIZE(devices),
+        .has_seeds = true,
         .rng_seed = {1, 2, 3},
         .kaslr_seed = 0x123456789abcdef0,
     };
@@ -125,6 +126,17 @@ static void tree_says_what_the_board_is(void **state)
     assert_int_equal(pair(fdt, "/chosen", "kaslr-seed", 0, 1), 0x123456789abcdef0);
     assert_memory_equal(property(fdt, "/chosen", "rng-seed", DEVICETREE_SEED), machine.rng_seed,
                         DEVICETREE_SEED);
+}
+
+static void tree_has_no_seeds_where_the_host_gave_none(void **state)
+{
+    struct devicetree_machine machine = machine_of(1, DEVICETREE_GIC_V3);
+    machine.has_seeds = false;
+    const void *fdt = write_tree(&machine);
+    int node = fdt_path_offset(fdt, "/chosen");
+    assert_true(node >= 0);
+    assert_null(fdt_getprop(fdt, node, "rng-seed", NULL));
+    assert_null(fdt_getprop(fdt, node, "kaslr-seed", NULL));
 }
 
 static void tree_has_each_device_with_its_interrupt(void **state)
@@ -265,6 +277,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(tree_says_what_the_board_is),
+        TEST(tree_has_no_seeds_where_the_host_gave_none),
         TEST(tree_has_each_device_with_its_interrupt),
         TEST(tree_numbers_cpus_as_kvm_does),
         TEST(tree_of_a_gicv2_says_which_cpus_a_timer_is_for),

@@ -163,9 +163,9 @@ int board_attach_virtio(struct board *board, struct virtio_device *device, const
 /* A guest without them boots as well, with less to be random from. */
 static void fill_seeds(struct devicetree_machine *tree)
 {
-    if (getrandom(tree->rng_seed, sizeof(tree->rng_seed), 0) < 0 ||
-        getrandom(&tree->kaslr_seed, sizeof(tree->kaslr_seed), 0) < 0)
-        tree->kaslr_seed = 0;
+    tree->has_seeds =
+        getrandom(tree->rng_seed, sizeof(tree->rng_seed), 0) == sizeof(tree->rng_seed) &&
+        getrandom(&tree->kaslr_seed, sizeof(tree->kaslr_seed), 0) == sizeof(tree->kaslr_seed);
 }
 
 static int read_mpidrs(const struct machine *machine, uint64_t *mpidrs, struct nido_error *err)
