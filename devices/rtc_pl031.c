@@ -7,7 +7,7 @@
  *   04  MR    the alarm's                       14  RIS   the alarm has come, whatever the mask
  *   08  LR    set the time                      18  MIS   the same, if the mask lets it through
  *   0c  CR    bit 0: the clock runs; always     1c  ICR   clears it
- *   fe0..ff0  who made it: how a bus driver knows the device
+ *   fe0..ffc  who made it: how a bus driver knows the device
  *
  * There is no interrupt line: the alarm can be set, and seen in RIS by whoever asks. The board gives
  * the device no interrupt, so Linux offers no alarms.
