@@ -144,7 +144,7 @@ test_full_disk_is_told() {
     box
     mkdir small
     mount -t tmpfs -o size=1m tmpfs small
-    in_box 'busybox head -c 3000000 /dev/zero >/tmp/big'
+    in_box 'busybox head -c 3000000 /dev/urandom >/tmp/big'
     cp_fails 1 'big: No space left on device' box:/tmp/big small
     umount small
     random_file big 4
