@@ -30,7 +30,9 @@ struct packer {
     uint8_t *buffer;
     size_t count;
     int error;
-    uint8_t header[TAR_HEADER_BYTES]; /* here, as directories are as deep as somebody makes them */
+    /* Here, as directories are as deep as somebody makes them. */
+    uint8_t header[TAR_HEADER_BYTES];
+    char why[TAR_WHY_BYTES];
 };
 
 /* Packs these trees, as far as they can be read, and the archive's end. 0, or a negative errno where it could

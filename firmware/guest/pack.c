@@ -57,10 +57,9 @@ static void put_zeros(struct packer *packer, uint64_t count)
 
 static void complain(struct packer *packer, const char *text)
 {
-    char why[TAR_WHY_BYTES];
-    tar_explain(why, packer->path, text);
+    tar_explain(packer->why, packer->path, text);
     packer->complaints++;
-    packer->complain(packer->self, why);
+    packer->complain(packer->self, packer->why);
 }
 
 /* ---- what is read ---- */
@@ -82,8 +81,7 @@ static void put_content(struct packer *packer, int fd, uint64_t size)
         left -= (uint64_t)n;
     }
     /* Those of /proc say that they are empty, whatever is in them. */
-    uint8_t more;
-    if (size == 0 && read(fd, &more, 1) == 1)
+    if (size == 0 && read(fd, packer->header, 1) == 1)
         complain(packer, "it does not say how long it is, and is copied as an empty file");
     put_zeros(packer, left + -size % TAR_BLOCK_BYTES);
 }
