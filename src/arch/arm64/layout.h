@@ -5,7 +5,7 @@
 /*
  * The arm64 machine's address map: devices in the first GiB, RAM from there on in one piece.
  * firmware/arm64/layout.h has what lies at the start of RAM. Each device has 64 KiB for itself, a
- * page of the largest size that a guest may use.
+ * page of the largest size that a guest may use; those of virtio, of which there are many, 4 KiB each.
  */
 
 #define GIC_DISTRIBUTOR_GPA 0x08000000ull
