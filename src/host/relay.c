@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define RELAY_BYTES 65536u
@@ -201,6 +203,21 @@ static int open_target(int fd, enum target_kind *kind)
     return fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
+/* Two that read one pipe are both told of a byte, and one would wait for another. A FIFO that has a name is not opened
+ * again: where its writers have gone meanwhile, nothing would tell of the end. */
+static int open_source(int fd)
+{
+    char path[32];
+    struct statfs kind;
+    if (fstatfs(fd, &kind) == 0 && kind.f_type == PIPEFS_MAGIC) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        int own = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        if (own >= 0)
+            return own;
+    }
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
 int relay_create(struct relay **out, struct loop *loop, enum relay_way way, int from, int to,
                  struct stream_keys *keys, void (*ended)(void *self), void *self,
                  struct nido_error *err)
@@ -213,8 +230,8 @@ int relay_create(struct relay **out, struct loop *loop, enum relay_way way, int 
     relay->keys = keys;
     relay->on_end = ended;
     relay->self = self;
-    relay->from = (struct loop_source){
-        .fd = fcntl(from, F_DUPFD_CLOEXEC, 3), .events = EPOLLIN, .ready = on_from};
+    relay->from =
+        (struct loop_source){.fd = open_source(from), .events = EPOLLIN, .ready = on_from};
     relay->to = (struct loop_source){.fd = open_target(to, &relay->kind), .ready = on_to};
     if (relay->from.fd < 0 || relay->to.fd < 0) {
         int code = errno;

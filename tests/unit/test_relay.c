@@ -158,6 +158,36 @@ static void a_file_goes_in_and_comes_out(void **state)
     close(pair[1]);
 }
 
+/* Both are told of the byte, and one of them gets it. */
+static void two_of_one_pipe_wait_for_each_other_in_vain(void **state)
+{
+    int in[2], out[2], others[2];
+    struct relay *other;
+    char byte;
+    assert_int_equal(pipe(in), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, out), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, others), 0);
+    start(RELAY_TO_GUEST, in[0], out[0]);
+    other = relay;
+    start(RELAY_TO_GUEST, in[0], others[0]);
+    assert_int_equal(write(in[1], "x", 1), 1);
+    alarm(30); /* where one waits, nothing else ends it */
+    turn();
+    alarm(0);
+    struct pollfd got[] = {{.fd = out[1], .events = POLLIN}, {.fd = others[1], .events = POLLIN}};
+    assert_int_equal(poll(got, 2, 0), 1);
+    assert_int_equal(read(got[0].revents ? out[1] : others[1], &byte, 1), 1);
+    /* And both are told of the end. */
+    close(in[1]);
+    turn();
+    assert_false(relay_is_open(other) && relay_is_open(relay));
+    turn();
+    relay_destroy(other);
+    for (unsigned i = 0; i < 2; i++)
+        close(out[i]), close(others[i]);
+    close(in[0]);
+}
+
 static void the_guest_hears_that_nobody_reads(void **state)
 {
     int in[2], out[2];
@@ -314,6 +344,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_byte_passes_from_the_guest_to_a_pipe, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_file_goes_in_and_comes_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(two_of_one_pipe_wait_for_each_other_in_vain, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(the_guest_hears_that_nobody_reads, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_strangers_socket_is_not_shut, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_slow_reader_is_known, set_up, tear_down),
