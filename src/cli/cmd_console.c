@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -66,8 +67,11 @@ static void relay(struct viewer *viewer, int machine_fd)
     struct pollfd fds[] = {{.fd = machine_fd, .events = POLLIN},
                            {.fd = STDIN_FILENO, .events = POLLIN}};
     while (!viewer->left) {
-        if (poll(fds, 2, -1) < 0 && errno != EINTR)
-            return;
+        if (poll(fds, 2, -1) < 0) {
+            if (errno != EINTR)
+                return;
+            continue;
+        }
         if (fds[0].revents && !show_output(machine_fd))
             return;
         if (fds[1].revents && !send_keys(viewer, machine_fd))
@@ -81,6 +85,8 @@ int cmd_console(int argc, char **argv)
     struct nido_error err;
     json_t *reply;
     int fd = -1;
+    /* A machine that ends takes no keys any more, and what it has written is still read. */
+    signal(SIGPIPE, SIG_IGN);
     if (argc != 2) {
         log_error("usage: nido console NAME");
         return EXIT_NIDO_FAILED;
