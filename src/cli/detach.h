@@ -16,9 +16,10 @@
 
 struct detach {
     pid_t child; /* in the parent; 0 in the child; -1 where nothing was detached */
-    int pipe_fd; /* from the child to the parent; -1: none */
+    int socket;  /* to the other; -1: none */
+    bool told;   /* the parent, the name */
     struct loop *loop;
-    struct loop_source parent; /* the pipe, until the parent may go */
+    struct loop_source parent; /* the socket, until the parent has passed the name on */
     struct loop_task *deserted;
 };
 
@@ -28,10 +29,12 @@ bool detach_is_parent(const struct detach *detach);
 
 /* In the parent: the exit status of the command. */
 int detach_wait(struct detach *detach);
-/* In the child, or where nothing was detached: posts `deserted` to `loop` when the parent goes before it may. */
+/* In the child, or where nothing was detached: posts `deserted` to `loop` when the parent goes before it has
+ * passed the name on. */
 int detach_watch(struct detach *detach, struct loop *loop, struct loop_task *deserted,
                  struct nido_error *err);
-/* On that loop, or before it runs; in the child, or where nothing was detached: lets the parent go and leaves its terminal. */
+/* On that loop, or before it runs; in the child, or where nothing was detached: tells the parent the name and
+ * leaves its terminal. */
 void detach_started(struct detach *detach, const char *name);
 
 #endif
