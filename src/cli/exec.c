@@ -49,6 +49,19 @@ bool exec_send(int socket, const struct exec_record *record, int fd)
     return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(*record);
 }
 
+/* There is room for two, and none may stay open. */
+static void take_only(const struct cmsghdr *header, int *fd)
+{
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(*fd);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(fd, CMSG_DATA(header) + i * sizeof(*fd), sizeof(*fd));
+        if (count == 1)
+            return;
+        close(*fd);
+    }
+    *fd = -1;
+}
+
 int exec_receive(int socket, struct exec_record *record, int *fd)
 {
     union control_bytes control;
@@ -62,9 +75,8 @@ int exec_receive(int socket, struct exec_record *record, int *fd)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
     struct cmsghdr *header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(fd, CMSG_DATA(header), sizeof(*fd));
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+        take_only(header, fd);
     if (n == (ssize_t)sizeof(*record))
         return 1;
     if (*fd >= 0)
