@@ -27,6 +27,14 @@ int chores_write_pidfile(const struct nido_config *machine, const char *path,
                : 0;
 }
 
+void chores_remove_pidfile(const struct nido_config *machine, const char *path)
+{
+    const char *name;
+    own_fd int directory = exposure_find_directory(machine, path, &name);
+    if (directory >= 0)
+        unlinkat(directory, name, 0);
+}
+
 int chores_lend_descriptors(struct nido_config *config, struct nido_error *err)
 {
     for (unsigned i = 0; i < config->net_count; i++) {

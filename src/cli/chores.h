@@ -14,6 +14,8 @@
 /* NULL: none is wanted. */
 int chores_write_pidfile(const struct nido_config *machine, const char *path,
                          struct nido_error *err);
+/* Whatever links a guest has put on the way meanwhile. */
+void chores_remove_pidfile(const struct nido_config *machine, const char *path);
 /* The machine owns the TAPs it gets; one that starts again needs them once more. */
 int chores_lend_descriptors(struct nido_config *config, struct nido_error *err);
 /* One line for a raw terminal. */

@@ -252,6 +252,9 @@ static const char *words_for(const char *reason)
         {"timeout", "did not power off before its time limit; its plug was pulled"},
         {"crashed", "crashed"},
         {"panicked", "its kernel panicked"},
+        {"not-found", "its command was not there"},
+        {"not-runnable", "its command could not be run"},
+        {"agent", "nido's program in the guest did not do its part"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
         if (strcmp(reason, ends[i].reason) == 0)

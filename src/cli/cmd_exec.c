@@ -16,6 +16,11 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 
+#define EXEC_INTERRUPTS_MAX 3u
+
+/* It has no part in what the machine's guest can write to: that is for whoever names the record to know. */
+static const struct nido_config no_machine;
+
 struct exec {
     const char *name, *result;
     const char *directory, *user; /* NULL: none was given */
@@ -29,6 +34,8 @@ struct exec {
     struct loop_source machine, signals;
     struct streams streams;
     bool ended, output_ended;
+    bool asked;          /* to end, by a signal */
+    unsigned interrupts; /* passed on */
     int status;
     const char *reason; /* a word of --result */
     int killed_by;      /* the command; 0: no signal */
@@ -177,6 +184,15 @@ static void on_machine(struct loop_source *source, uint32_t events)
     check_over(exec);
 }
 
+/* As with nido run: SIGTERM and SIGHUP ask for the end, or the third SIGINT, and the next signal makes it. */
+static bool has_been_asked(struct exec *exec, uint32_t number)
+{
+    bool before = exec->asked;
+    exec->interrupts += number == SIGINT;
+    exec->asked |= number == SIGTERM || number == SIGHUP || exec->interrupts == EXEC_INTERRUPTS_MAX;
+    return before;
+}
+
 static void on_signal(struct loop_source *source, uint32_t events)
 {
     struct exec *exec = container_of(source, struct exec, signals);
@@ -191,8 +207,9 @@ static void on_signal(struct loop_source *source, uint32_t events)
         record =
             (struct exec_record){.kind = EXEC_RESIZE, .small = size.ws_row, .value = size.ws_col};
     }
-    if (exec->ended && info.ssi_signo != SIGWINCH) {
-        /* Nobody else is there to take it, and whoever sends it does not want the rest of the output. */
+    if (info.ssi_signo != SIGWINCH && (exec->ended || has_been_asked(exec, info.ssi_signo))) {
+        /* Nobody else is there to take it, and whoever sends it does not want the rest of the output. Or the
+         * command did not heed it: without this connection it is killed. */
         conclude(exec, "stopped", EXIT_SIGNAL_BASE + (int)info.ssi_signo);
         loop_quit(exec->loop);
         return;
@@ -239,7 +256,7 @@ static int run(struct exec *exec, struct nido_error *err)
         return error_set(err, EINVAL, "--tty: standard input is no terminal");
     int ret = loop_create(&exec->loop, "main", err);
     if (ret == 0 && exec->result)
-        ret = result_check(exec->result, err);
+        ret = result_check(&no_machine, exec->result, err);
     if (ret == 0)
         ret = take_signals(exec, err);
     if (ret == 0)
@@ -268,7 +285,7 @@ static bool write_result(const struct exec *exec)
     json_t *signal_number = exec->killed_by ? json_integer(exec->killed_by) : json_null();
     json_t *record = json_pack("{s:s, s:i, s:o}", "reason", exec->reason, "code", exec->status,
                                "signal", signal_number);
-    if (result_write_json(exec->result, record, &err) == 0)
+    if (result_write_json(&no_machine, exec->result, record, &err) == 0)
         return true;
     log_error("%s", err.text);
     return false;

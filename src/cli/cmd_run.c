@@ -118,13 +118,14 @@ static bool pass_on(struct run *run, int signal_number)
     return true;
 }
 
-static void end_by_signal(struct run *run, int signal_number)
+/* `why`: a word of --result, where there is nobody to ask yet, or no more. */
+static void end_by_signal(struct run *run, int signal_number, const char *why)
 {
     if (pass_on(run, signal_number))
         return;
     if (run->job && !run->stopped_by) {
         run->stopped_by = signal_number;
-        pull_plug(run, "signal");
+        pull_plug(run, why);
     } else {
         ask_to_end(run, signal_number);
     }
@@ -135,7 +136,7 @@ static void on_signal(struct loop_source *source, uint32_t events)
     struct run *run = container_of(source, struct run, signals);
     struct signalfd_siginfo info;
     if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        end_by_signal(run, (int)info.ssi_signo);
+        end_by_signal(run, (int)info.ssi_signo, "signal");
 }
 
 static void tell_size(struct run *run)
@@ -234,7 +235,7 @@ static void answer_stop(struct answers *answers, long grace_s)
 {
     struct run *run = container_of(answers, struct run, answers);
     if (!run->stopped_by)
-        end_by_signal(run, SIGTERM);
+        end_by_signal(run, SIGTERM, "stopped");
     if (grace_s >= 0)
         start_grace(run, (unsigned long)grace_s);
 }
@@ -388,6 +389,7 @@ static int build(struct run *run, struct nido_error *err)
 /* Returns the exit status. */
 static int conclude(struct run *run, const char *reason, int status, const char *report)
 {
+    const struct nido_config *machine = &run->flags.config.machine;
     struct nido_error err;
     run->answers.end_reason = reason;
     run->answers.end_code = status;
@@ -403,7 +405,7 @@ static int conclude(struct run *run, const char *reason, int status, const char 
         .job = run->job,
         .report = report,
     };
-    if (!run->flags.result || result_write(run->flags.result, &result, &err) == 0)
+    if (!run->flags.result || result_write(machine, run->flags.result, &result, &err) == 0)
         return status;
     log_error("%s", err.text);
     if (status == 0)
@@ -519,7 +521,7 @@ static void tear_down(struct run *run)
         if (sources[i]->fd >= 0)
             close(sources[i]->fd);
     if (run->has_pidfile)
-        unlink(run->flags.pidfile);
+        chores_remove_pidfile(&run->flags.config.machine, run->flags.pidfile);
     answers_finish(&run->answers);
     trace_disable();
     run_flags_finish(&run->flags);
@@ -528,16 +530,18 @@ static void tear_down(struct run *run)
 /* What could not start, or not again, leaves a record as well, where one can be written. */
 static void record_failure(struct run *run, const struct nido_error *err)
 {
+    const struct nido_config *machine = &run->flags.config.machine;
     struct nido_error unwritable;
-    if (err->code && run->flags.result && result_check(run->flags.result, &unwritable) == 0)
+    if (err->code && run->flags.result &&
+        result_check(machine, run->flags.result, &unwritable) == 0)
         conclude(run, "failed", EXIT_NIDO_FAILED, err->text);
 }
 
 static int check_outputs(const struct run_flags *flags, struct nido_error *err)
 {
-    int ret = flags->result ? result_check(flags->result, err) : 0;
-    return ret == 0 && flags->trace ? chores_check_trace(&flags->config.machine, flags->trace, err)
-                                    : ret;
+    const struct nido_config *machine = &flags->config.machine;
+    int ret = flags->result ? result_check(machine, flags->result, err) : 0;
+    return ret == 0 && flags->trace ? chores_check_trace(machine, flags->trace, err) : ret;
 }
 
 static int run_to_the_end(struct run *run, struct nido_error *err)

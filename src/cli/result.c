@@ -6,6 +6,7 @@
 #include "base/own.h"
 #include "cli/cli.h"
 #include "cli/traffic.h"
+#include "lib/exposure.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -114,41 +115,63 @@ static json_t *record(const struct result *result)
     return json;
 }
 
-static int name_temporary(const char *path, char temporary[PATH_MAX], struct nido_error *err)
+/* Where a record is put. */
+struct place {
+    int directory_fd;
+    const char *name;
+    char temporary[NAME_MAX + 1]; /* beside it */
+};
+
+static int place_find(struct place *place, const struct nido_config *machine, const char *path,
+                      struct nido_error *err)
 {
-    if (snprintf(temporary, PATH_MAX, "%s.%ld", path, (long)getpid()) >= PATH_MAX)
-        return error_set(err, ENAMETOOLONG, "result %s: too long a path", path);
-    return 0;
+    place->directory_fd = exposure_find_directory(machine, path, &place->name);
+    if (place->directory_fd < 0)
+        return error_errno(err, -place->directory_fd, "result %s: cannot be written", path);
+    if (snprintf(place->temporary, sizeof(place->temporary), "%s.%ld", place->name,
+                 (long)getpid()) < (int)sizeof(place->temporary))
+        return 0;
+    close(place->directory_fd);
+    return error_set(err, ENAMETOOLONG, "result %s: too long a name", path);
 }
 
 /* Made anew: its directory may be one that a guest can write to, which knows the name and puts a link there. */
-static int open_temporary(const char *temporary)
+static int open_temporary(const struct place *place)
 {
-    unlink(temporary);
-    return open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    unlinkat(place->directory_fd, place->temporary, 0);
+    return openat(place->directory_fd, place->temporary,
+                  O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
 }
 
-int result_check(const char *path, struct nido_error *err)
+static int check(const struct place *place, const char *path, struct nido_error *err)
 {
-    char temporary[PATH_MAX];
     struct stat there;
-    int ret = name_temporary(path, temporary, err);
-    if (ret < 0)
-        return ret;
     /* A file takes its place: a device, or a FIFO that somebody reads, would be gone. */
-    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode))
+    if (!*place->name ||
+        (fstatat(place->directory_fd, place->name, &there, 0) == 0 && !S_ISREG(there.st_mode)))
         return error_set(err, EINVAL, "result %s: is no regular file, and one would replace it",
                          path);
-    own_fd int fd = open_temporary(temporary);
+    own_fd int fd = open_temporary(place);
     if (fd < 0)
         return error_errno(err, errno, "result %s: cannot be written", path);
-    unlink(temporary);
+    unlinkat(place->directory_fd, place->temporary, 0);
     return 0;
 }
 
-static int dump(const json_t *json, const char *temporary)
+int result_check(const struct nido_config *machine, const char *path, struct nido_error *err)
 {
-    own_fd int fd = open_temporary(temporary);
+    struct place place;
+    int ret = place_find(&place, machine, path, err);
+    if (ret < 0)
+        return ret;
+    ret = check(&place, path, err);
+    close(place.directory_fd);
+    return ret;
+}
+
+static int dump(const json_t *json, const struct place *place)
+{
+    own_fd int fd = open_temporary(place);
     FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
     if (!file)
         return -1;
@@ -157,27 +180,32 @@ static int dump(const json_t *json, const char *temporary)
     return fclose(file) == 0 ? ret : -1;
 }
 
-int result_write_json(const char *path, json_t *json, struct nido_error *err)
+static int put(const json_t *json, const struct place *place, const char *path,
+               struct nido_error *err)
 {
-    char temporary[PATH_MAX];
-    int ret = name_temporary(path, temporary, err);
-    if (ret < 0) {
-        json_decref(json);
-        return ret;
-    }
-    ret = json ? dump(json, temporary) : -1;
-    json_decref(json);
-    if (ret == 0)
-        ret = rename(temporary, path);
-    if (ret < 0) {
-        int code = errno ? errno : EIO;
-        unlink(temporary);
-        return error_errno(err, code, "result %s: cannot be written", path);
-    }
-    return 0;
+    if (json && dump(json, place) == 0 &&
+        renameat(place->directory_fd, place->temporary, place->directory_fd, place->name) == 0)
+        return 0;
+    int code = errno ? errno : EIO;
+    unlinkat(place->directory_fd, place->temporary, 0);
+    return error_errno(err, code, "result %s: cannot be written", path);
 }
 
-int result_write(const char *path, const struct result *result, struct nido_error *err)
+int result_write_json(const struct nido_config *machine, const char *path, json_t *json,
+                      struct nido_error *err)
 {
-    return result_write_json(path, record(result), err);
+    struct place place;
+    int ret = place_find(&place, machine, path, err);
+    if (ret == 0) {
+        ret = put(json, &place, path, err);
+        close(place.directory_fd);
+    }
+    json_decref(json);
+    return ret;
+}
+
+int result_write(const struct nido_config *machine, const char *path, const struct result *result,
+                 struct nido_error *err)
+{
+    return result_write_json(machine, path, record(result), err);
 }

@@ -33,12 +33,16 @@ struct result {
 const char *result_reason(enum nido_end end, const char *plug);
 int result_code(enum nido_end end, const char *plug, int stopped_by);
 
+/* In each, `machine` is whose guest may have put links on the way to a path below a share; none of them is followed. */
+
 /* Whether the record can be written, before it is worth something. What is there and no file would be replaced: refused. */
-int result_check(const char *path, struct nido_error *err);
+int result_check(const struct nido_config *machine, const char *path, struct nido_error *err);
 
 /* Written beside the file and moved in its place, so that a reader sees a whole one or none. */
-int result_write(const char *path, const struct result *result, struct nido_error *err);
+int result_write(const struct nido_config *machine, const char *path, const struct result *result,
+                 struct nido_error *err);
 /* The same for another record; takes over `json`, which may be NULL: out of memory. */
-int result_write_json(const char *path, json_t *json, struct nido_error *err);
+int result_write_json(const struct nido_config *machine, const char *path, json_t *json,
+                      struct nido_error *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lib/exposure.h"
 
+#include "base/checked.h"
 #include "base/own.h"
 
 #include <errno.h>
@@ -212,4 +213,12 @@ int exposure_find(const struct nido_config *config, const char *path)
         fd = -errno;
     way_finish(&way);
     return fd;
+}
+
+int exposure_find_directory(const struct nido_config *config, const char *path, const char **name)
+{
+    const char *slash = strrchr(path, '/');
+    *name = slash ? slash + 1 : path;
+    own_mem char *directory = slash ? strndup(path, MAX((size_t)(slash - path), 1u)) : strdup(".");
+    return directory ? exposure_find(config, directory) : -ENOMEM;
 }

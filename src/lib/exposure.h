@@ -28,4 +28,7 @@ int exposure_open(const struct nido_config *config, const char *path, int flags,
  * found through no symbolic link, and is none. */
 int exposure_find(const struct nido_config *config, const char *path);
 
+/* The same of the directory that has, or shall have, what the path names; `*name`, a part of `path`, is its name there. */
+int exposure_find_directory(const struct nido_config *config, const char *path, const char **name);
+
 #endif

@@ -61,6 +61,19 @@ static void on_connected(void *self, bool connected)
     virtio_console_set_connected(link->ports->device, link->index, connected);
 }
 
+/* A guest that has put a link there, for this run or the next, would choose what is opened; of a file, exposure_open()
+ * sees to that. */
+static int check_place(const struct link *link, const struct nido_config *machine,
+                       const struct nido_port *wanted, struct nido_error *err)
+{
+    bool has_place = wanted->kind == NIDO_PORT_PIPE || wanted->kind == NIDO_PORT_SOCKET;
+    if (has_place && exposure_is_exposed(machine, wanted->path))
+        return error_set(err, EINVAL,
+                         "%s: %s: lies in a share that the guest can write to; name another path",
+                         link->title, wanted->path);
+    return 0;
+}
+
 static int create_end(struct link *link, const struct nido_config *machine, unsigned index,
                       struct loop *loop, struct nido_error *err)
 {
@@ -80,6 +93,9 @@ static int create_end(struct link *link, const struct nido_config *machine, unsi
         .connected = on_connected,
         .self = link,
     };
+    int ret = check_place(link, machine, wanted, err);
+    if (ret < 0)
+        return ret;
     if (wanted->kind == NIDO_PORT_FILE)
         config.out_fd = exposure_open(machine, wanted->path, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (config.out_fd < 0)

@@ -4,12 +4,14 @@
 #include "named.h"
 #include "unit/cmocka_nido.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void detached_machines_are_listed_and_stopped_by_name(void **state)
@@ -311,6 +313,14 @@ static void what_the_guest_could_swap_is_not_trusted(void **state)
     assert_int_equal(r.status, 125);
     assert_non_null(strstr(r.err_text, "lies in a share that the guest can write to"));
 
+    static const char *const refused[] = {"--port=p,pipe=", "--port=p,socket="};
+    for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
+        snprintf(option, sizeof(option), "%s%s/p", refused[i], directory);
+        runner_run(&r, "hello", ARGS(share, option));
+        assert_int_equal(r.status, 125);
+        assert_non_null(strstr(r.err_text, "lies in a share that the guest can write to"));
+    }
+
     static const char *const outputs[] = {
         "--trace=", "--pidfile=", "--console=file=", "--port=p,file="};
     snprintf(path, sizeof(path), "%s/link", directory);
@@ -329,6 +339,91 @@ static void what_the_guest_could_swap_is_not_trusted(void **state)
     }
     snprintf(path, sizeof(path), "%s/victim", directory);
     assert_int_equal(stat(path, &file), -1);
+}
+
+/* While the machine runs: the directory on the way becomes a link to another. */
+static void what_is_left_at_the_end_goes_through_no_link(void **state)
+{
+    char share[96], result[128], pidfile[128];
+    snprintf(share, sizeof(share), "--share=%s:/m", directory);
+    snprintf(result, sizeof(result), "--result=%s/sub/r", directory);
+    snprintf(pidfile, sizeof(pidfile), "--pidfile=%s/sub/pid", directory);
+    assert_int_equal(chdir(directory), 0);
+    assert_int_equal(system("mkdir sub victim && echo mine >victim/r && echo mine >victim/pid"), 0);
+    runner_start(&r, "spin", ARGS(share, result, pidfile, "--grace=0"));
+    assert_true(runner_wait_for(&r, "spinning"));
+    assert_int_equal(system("test -s sub/pid && mv sub moved && ln -s victim sub"), 0);
+    kill(r.pid, SIGTERM);
+    runner_finish(&r);
+    assert_non_null(strstr(r.err_text, "sub/r: cannot be written"));
+    assert_int_equal(system("echo mine | cmp - victim/r && echo mine | cmp - victim/pid && "
+                            "test \"$(ls victim)\" = \"$(printf 'pid\\nr')\" && "
+                            "rm -r sub moved victim"),
+                     0);
+    assert_int_equal(chdir("/"), 0);
+}
+
+static bool is_alive(pid_t pid)
+{
+    char path[64], state = 'Z';
+    snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+    FILE *file = fopen(path, "r");
+    if (file && fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+        state = 'Z';
+    if (file)
+        fclose(file);
+    return state != 'Z';
+}
+
+static pid_t child_of(pid_t pid)
+{
+    char path[64];
+    long child = 0;
+    snprintf(path, sizeof(path), "/proc/%ld/task/%ld/children", (long)pid, (long)pid);
+    FILE *file = fopen(path, "r");
+    if (file && fscanf(file, "%ld", &child) != 1)
+        child = 0;
+    if (file)
+        fclose(file);
+    return (pid_t)child;
+}
+
+/* Who has called it is gone before the machine has said its name. */
+static void nobody_waits_so_nothing_is_left(void **state)
+{
+    char kernel[256];
+    snprintf(kernel, sizeof(kernel), "--kernel=%s/spin.elf", getenv("NIDO_GUESTS"));
+    pid_t child = 0;
+    ssize_t said = 1;
+    /* One that was too fast has said the name, and another is tried. */
+    for (unsigned i = 0; said > 0 && i < 100; i++) {
+        char name[32];
+        int out[2];
+        tell("stop", "--force", "m", NULL);
+        assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            dup2(out[1], STDOUT_FILENO);
+            execl(getenv("NIDO"), "nido", "run", "--detach", "--name=m", "--mem=32M", kernel,
+                  (char *)NULL);
+            _exit(1);
+        }
+        close(out[1]);
+        siginfo_t ended = {0};
+        for (child = 0; !child && !ended.si_pid; child = child_of(pid))
+            waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        said = read(out[0], name, sizeof(name));
+        close(out[0]);
+    }
+    assert_int_equal(said, 0);
+    assert_true(child > 0);
+    for (unsigned i = 0; i < 3000 && is_alive(child); i++)
+        usleep(10000);
+    bool alive = is_alive(child);
+    kill(child, SIGKILL);
+    assert_false(alive);
 }
 
 static void the_result_file_says_how_it_ended(void **state)
@@ -447,6 +542,8 @@ int main(void)
         cmocka_unit_test(a_killed_machine_is_gone_and_its_name_is_free),
         cmocka_unit_test(a_name_in_use_is_refused),
         cmocka_unit_test(every_command_helps),
+        cmocka_unit_test(nobody_waits_so_nothing_is_left),
+        cmocka_unit_test(what_is_left_at_the_end_goes_through_no_link),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(unknown_names_and_bad_ones_are_told),
         cmocka_unit_test(pause_holds_and_resume_lets_go),

@@ -103,6 +103,16 @@ def a_signal_behind_the_end_ends_it(directory):
     machine.finish(128 + signal.SIGTERM)
 
 
+def a_command_that_does_not_heed_signals_is_left(directory):
+    machine = Machine(directory)
+    for number in [signal.SIGINT, signal.SIGUSR1, signal.SIGINT, signal.SIGINT]:
+        machine.exec.send_signal(number)
+        assert struct.unpack("<HHI", machine.client.recv(8)) == (SIGNAL, 0, number)
+    machine.exec.send_signal(signal.SIGTERM)
+    machine.finish(128 + signal.SIGTERM)
+    assert machine.client.recv(8) == b""
+
+
 def a_hangup_is_the_commands_but_under_nohup(directory):
     def hang_up(ignored):
         machine = Machine(directory, preexec_fn=lambda: signal.signal(signal.SIGHUP, ignored))
@@ -135,7 +145,7 @@ def output_that_finds_no_room_is_told_of(directory):
 
 
 TESTS = [output_comes_out_behind_the_end, streams_that_never_came_are_given_up, streams_that_never_end_are_given_up,
-         a_signal_behind_the_end_ends_it, a_hangup_is_the_commands_but_under_nohup,
+         a_signal_behind_the_end_ends_it, a_command_that_does_not_heed_signals_is_left, a_hangup_is_the_commands_but_under_nohup,
          no_word_is_left_out, output_that_finds_no_room_is_told_of]
 
 

@@ -130,9 +130,23 @@ static void expect_found(const char *path, const char *file)
     close(fd);
 }
 
+static void expect_directory(const char *path, const char *directory_path, const char *name)
+{
+    const char *found_name;
+    struct stat found, there;
+    int fd = exposure_find_directory(&config, path, &found_name);
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &found), 0);
+    assert_int_equal(stat(directory_path, &there), 0);
+    assert_int_equal(found.st_ino, there.st_ino);
+    assert_string_equal(found_name, name);
+    close(fd);
+}
+
 /* A share that lies in another. */
 static void what_a_guest_put_in_the_place_of_a_share_is_not_found(void **state)
 {
+    const char *name;
     expect_found("shared", "shared");
     expect_found("shared/", "shared");
     expect_found("to-shared", "shared");
@@ -157,6 +171,10 @@ static void what_a_guest_put_in_the_place_of_a_share_is_not_found(void **state)
     assert_int_equal(exposure_find(&config, "shared/sub"), -ELOOP);
     assert_int_equal(exposure_find(&config, "to-shared/sub/etc"), -ELOOP);
     assert_int_equal(exposure_find(&config, "shared/no"), -ENOENT);
+    expect_directory("shared/new", "shared", "new");
+    expect_directory("/new", "/", "new");
+    expect_directory("new", ".", "new");
+    assert_int_equal(exposure_find_directory(&config, "shared/sub/new", &name), -ELOOP);
     config.shares[0].read_only = true;
     expect_found("shared/sub", "/");
 }
