@@ -530,10 +530,9 @@ static void tear_down(struct run *run)
 /* What could not start, or not again, leaves a record as well, where one can be written. */
 static void record_failure(struct run *run, const struct nido_error *err)
 {
-    const struct nido_config *machine = &run->flags.config.machine;
+    const char *path = run->flags.result;
     struct nido_error unwritable;
-    if (err->code && run->flags.result &&
-        result_check(machine, run->flags.result, &unwritable) == 0)
+    if (err->code && path && result_check(&run->flags.config.machine, path, &unwritable) == 0)
         conclude(run, "failed", EXIT_NIDO_FAILED, err->text);
 }
 

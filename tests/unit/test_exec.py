@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""test_exec.py NIDO: nido exec against a machine that is played here, and that does not always do its part. Speaks TAP."""
+"""test_exec.py NIDO: nido exec and nido console against a machine that is played here, and that does not always do its part. Speaks TAP."""
 import json
 import os
 import signal
@@ -21,7 +21,7 @@ PATIENCE_S = 60
 class Machine:
     """Its control socket, one nido exec that has asked there, and what that was told."""
 
-    def __init__(self, directory, *flags, stdout=subprocess.PIPE, **how):
+    def __init__(self, directory, *flags, command=None, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **how):
         os.makedirs(f"{directory}/nido", 0o700, exist_ok=True)
         path = f"{directory}/nido/m.sock"
         if os.path.exists(path):
@@ -29,7 +29,7 @@ class Machine:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen()
-        self.exec = subprocess.Popen([NIDO, "exec", *flags, "m", "--", "true"], stdin=subprocess.DEVNULL,
+        self.exec = subprocess.Popen([NIDO, *(command or ["exec", *flags, "m", "--", "true"])], stdin=stdin,
                                      stdout=stdout, stderr=subprocess.PIPE, text=True,
                                      env=os.environ | {"XDG_RUNTIME_DIR": directory}, **how)
         self.client, _ = listener.accept()
@@ -126,6 +126,18 @@ def a_hangup_is_the_commands_but_under_nohup(directory):
     assert hang_up(signal.SIG_IGN) == signal.SIGUSR2
 
 
+def a_console_is_read_to_its_end(directory):
+    machine = Machine(directory, command=["console", "m"], stdin=subprocess.PIPE)
+    machine.exec.send_signal(signal.SIGSTOP)
+    os.waitpid(machine.exec.pid, os.WUNTRACED)
+    machine.client.send(b"A" * 60000)
+    machine.client.close()
+    machine.exec.stdin.write("a key for nobody\n")
+    machine.exec.stdin.flush()
+    machine.exec.send_signal(signal.SIGCONT)
+    assert len(machine.finish(0)) == 60000
+
+
 def no_word_is_left_out(directory):
     for flags, words in (([], [b"rm", b"-rf", b"\xff"]), (["--env", b"A=\xff"], [b"true"])):
         asked = subprocess.run([NIDO, "exec", *flags, "m", "--", *words], stdin=subprocess.DEVNULL, capture_output=True,
@@ -146,7 +158,7 @@ def output_that_finds_no_room_is_told_of(directory):
 
 TESTS = [output_comes_out_behind_the_end, streams_that_never_came_are_given_up, streams_that_never_end_are_given_up,
          a_signal_behind_the_end_ends_it, a_command_that_does_not_heed_signals_is_left, a_hangup_is_the_commands_but_under_nohup,
-         no_word_is_left_out, output_that_finds_no_room_is_told_of]
+         a_console_is_read_to_its_end, no_word_is_left_out, output_that_finds_no_room_is_told_of]
 
 
 def main():
