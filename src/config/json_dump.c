@@ -83,14 +83,36 @@ static int not_json(const struct config_entry *entry, struct nido_error *err)
                      entry->key->name, entry->text ? entry->text : "");
 }
 
+static bool is_overlay(const struct config_key *key)
+{
+    return strcmp(key->name, "overlay") == 0;
+}
+
+/* Disks are numbered in the order of their flags, and JSON has none between two keys: what --overlay says is dumped as
+ * the --disk that it is. */
+static bool goes_into(const struct config_entry *entry, const struct config_key *key)
+{
+    return is_overlay(entry->key) ? strcmp(key->name, "disk") == 0 : entry->key == key;
+}
+
+static json_t *overlay_as_disk(json_t *object)
+{
+    json_t *keep = json_object_get(object, "keep");
+    json_object_set_new(object, "overlay", keep ? json_incref(keep) : json_true());
+    json_object_del(object, "keep");
+    return object;
+}
+
 static int add_entries(json_t *root, const struct config *config, const struct config_key *key,
                        struct nido_error *err)
 {
     for (unsigned i = 0; i < config->entry_count; i++) {
         const struct config_entry *entry = &config->entries[i];
-        if (entry->key != key || !entry->applied)
+        if (!goes_into(entry, key) || !entry->applied)
             continue;
         json_t *value = entry_json(entry);
+        if (is_overlay(entry->key))
+            value = overlay_as_disk(value);
         json_t *list = key->repeatable ? json_object_get(root, key->name) : NULL;
         if (list ? json_array_append_new(list, value) : json_object_set_new(root, key->name, value))
             return not_json(entry, err);

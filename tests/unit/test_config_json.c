@@ -345,6 +345,7 @@ static void what_is_dumped_loads_as_the_same(void **state)
          "--disk", "c,id=z=1,overlay,cache=unsafe", "--disk", "d,overlay=e,,f,format=qcow2",
          "--net", "tap=t,,u,mac=52:54:00:ab:cd:ef", "--net",
          "publish=127.0.0.1:53:53/udp,user,publish=[::1]:80:81", "--net", "fd=7"},
+        {"--kernel", "k", "--overlay", "a", "--disk", "b,ro", "--overlay", "c,,d,keep=e=f,,g,id=h"},
         {"--kernel", "k", "--net", "none", "--mem", "268435456", "--console", "none"},
         {"--kernel", "k", "--dump-dtb", "/tmp/d.dtb"},
     };
