@@ -16,7 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 
-#define EXEC_INTERRUPTS_MAX 3u
+#define EXEC_ASKS_MAX 3u
 
 /* It has no part in what the machine's guest can write to: that is for whoever names the record to know. */
 static const struct nido_config no_machine;
@@ -34,8 +34,7 @@ struct exec {
     struct loop_source machine, signals;
     struct streams streams;
     bool ended, output_ended;
-    bool asked;          /* to end, by a signal */
-    unsigned interrupts; /* passed on */
+    unsigned asks; /* to end, by signals that were passed on */
     int status;
     const char *reason; /* a word of --result */
     int killed_by;      /* the command; 0: no signal */
@@ -184,13 +183,14 @@ static void on_machine(struct loop_source *source, uint32_t events)
     check_over(exec);
 }
 
-/* As with nido run: SIGTERM and SIGHUP ask for the end, or the third SIGINT, and the next signal makes it. */
+/* Some send SIGTERM or SIGHUP twice, as timeout(1) does and a shell whose terminal goes: that is one request to end, and
+ * the command is to have its time for it. */
 static bool has_been_asked(struct exec *exec, uint32_t number)
 {
-    bool before = exec->asked;
-    exec->interrupts += number == SIGINT;
-    exec->asked |= number == SIGTERM || number == SIGHUP || exec->interrupts == EXEC_INTERRUPTS_MAX;
-    return before;
+    if (exec->asks == EXEC_ASKS_MAX)
+        return true;
+    exec->asks += number == SIGINT || number == SIGTERM || number == SIGHUP;
+    return false;
 }
 
 static void on_signal(struct loop_source *source, uint32_t events)

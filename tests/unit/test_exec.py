@@ -105,11 +105,11 @@ def a_signal_behind_the_end_ends_it(directory):
 
 def a_command_that_does_not_heed_signals_is_left(directory):
     machine = Machine(directory)
-    for number in [signal.SIGINT, signal.SIGUSR1, signal.SIGINT, signal.SIGINT]:
+    for number in [signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]:
         machine.exec.send_signal(number)
         assert struct.unpack("<HHI", machine.client.recv(8)) == (SIGNAL, 0, number)
-    machine.exec.send_signal(signal.SIGTERM)
-    machine.finish(128 + signal.SIGTERM)
+    machine.exec.send_signal(signal.SIGUSR1)
+    machine.finish(128 + signal.SIGUSR1)
     assert machine.client.recv(8) == b""
 
 
