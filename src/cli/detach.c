@@ -38,11 +38,13 @@ bool detach_is_parent(const struct detach *detach)
     return detach->child > 0;
 }
 
-/* The child hears that its name was passed on. */
 static bool pass_on(const struct detach *detach, const char *name, size_t length)
 {
-    return fwrite(name, 1, length, stdout) == length && fflush(stdout) == 0 &&
-           send(detach->socket, "", 1, MSG_NOSIGNAL) == 1;
+    if (fwrite(name, 1, length, stdout) != length || fflush(stdout) != 0)
+        return false;
+    /* The child hears of it, unless its machine is over already. */
+    send(detach->socket, "", 1, MSG_NOSIGNAL);
+    return true;
 }
 
 int detach_wait(struct detach *detach)

@@ -388,34 +388,43 @@ static pid_t child_of(pid_t pid)
     return (pid_t)child;
 }
 
+/* nido run --detach, that writes to a pipe; its process, and where it has made one that process's child. */
+static pid_t begin(const char *guest, int *out_fd, pid_t *child)
+{
+    char kernel[256];
+    int out[2];
+    siginfo_t ended = {0};
+    snprintf(kernel, sizeof(kernel), "--kernel=%s/%s.elf", getenv("NIDO_GUESTS"), guest);
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(out[1], STDOUT_FILENO);
+        execl(getenv("NIDO"), "nido", "run", "--detach", "--name=m", "--mem=32M", kernel,
+              (char *)NULL);
+        _exit(1);
+    }
+    close(out[1]);
+    *out_fd = out[0];
+    for (*child = 0; !*child && !ended.si_pid; *child = child_of(pid))
+        waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT);
+    return pid;
+}
+
 /* Who has called it is gone before the machine has said its name. */
 static void nobody_waits_so_nothing_is_left(void **state)
 {
-    char kernel[256];
-    snprintf(kernel, sizeof(kernel), "--kernel=%s/spin.elf", getenv("NIDO_GUESTS"));
     pid_t child = 0;
     ssize_t said = 1;
     /* One that was too fast has said the name, and another is tried. */
     for (unsigned i = 0; said > 0 && i < 100; i++) {
         char name[32];
-        int out[2];
+        int out_fd;
         tell("stop", "--force", "m", NULL);
-        assert_int_equal(pipe2(out, O_CLOEXEC), 0);
-        pid_t pid = fork();
-        if (pid == 0) {
-            dup2(out[1], STDOUT_FILENO);
-            execl(getenv("NIDO"), "nido", "run", "--detach", "--name=m", "--mem=32M", kernel,
-                  (char *)NULL);
-            _exit(1);
-        }
-        close(out[1]);
-        siginfo_t ended = {0};
-        for (child = 0; !child && !ended.si_pid; child = child_of(pid))
-            waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT);
+        pid_t pid = begin("spin", &out_fd, &child);
         kill(pid, SIGKILL);
         waitpid(pid, NULL, 0);
-        said = read(out[0], name, sizeof(name));
-        close(out[0]);
+        said = read(out_fd, name, sizeof(name));
+        close(out_fd);
     }
     assert_int_equal(said, 0);
     assert_true(child > 0);
@@ -424,6 +433,22 @@ static void nobody_waits_so_nothing_is_left(void **state)
     bool alive = is_alive(child);
     kill(child, SIGKILL);
     assert_false(alive);
+}
+
+static void a_machine_that_is_over_at_once_has_started(void **state)
+{
+    char name[32];
+    int out_fd, status;
+    pid_t child, pid = begin("hello", &out_fd, &child);
+    kill(pid, SIGSTOP);
+    for (unsigned i = 0; child && i < 3000 && is_alive(child); i++)
+        usleep(10000);
+    kill(pid, SIGCONT);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(read(out_fd, name, sizeof(name)), 2);
+    assert_memory_equal(name, "m\n", 2);
+    close(out_fd);
 }
 
 static void the_result_file_says_how_it_ended(void **state)
@@ -543,6 +568,7 @@ int main(void)
         cmocka_unit_test(a_name_in_use_is_refused),
         cmocka_unit_test(every_command_helps),
         cmocka_unit_test(nobody_waits_so_nothing_is_left),
+        cmocka_unit_test(a_machine_that_is_over_at_once_has_started),
         cmocka_unit_test(what_is_left_at_the_end_goes_through_no_link),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(unknown_names_and_bad_ones_are_told),
