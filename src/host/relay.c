@@ -181,9 +181,15 @@ static void on_to(struct loop_source *source, uint32_t events)
 }
 
 /* O_NONBLOCK belongs to the open file, which others share; so this makes one of our own. */
-static int open_target(int fd, enum target_kind *kind)
+static int open_anew(int fd, int access)
 {
     char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return open(path, access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+static int open_target(int fd, enum target_kind *kind)
+{
     struct stat st;
     if (fstat(fd, &st) < 0)
         return -1;
@@ -193,8 +199,7 @@ static int open_target(int fd, enum target_kind *kind)
             : is_tty               ? TARGET_TTY
                                    : TARGET_FILE;
     if (*kind == TARGET_PIPE || is_tty) {
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-        int own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        int own = open_anew(fd, O_WRONLY);
         if (own >= 0) {
             *kind = TARGET_OWN;
             return own;
@@ -207,11 +212,9 @@ static int open_target(int fd, enum target_kind *kind)
  * again: where its writers have gone meanwhile, nothing would tell of the end. */
 static int open_source(int fd)
 {
-    char path[32];
     struct statfs kind;
     if (fstatfs(fd, &kind) == 0 && kind.f_type == PIPEFS_MAGIC) {
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-        int own = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        int own = open_anew(fd, O_RDONLY);
         if (own >= 0)
             return own;
     }

@@ -159,7 +159,7 @@ static void a_file_goes_in_and_comes_out(void **state)
 }
 
 /* Both are told of the byte, and one of them gets it. */
-static void two_of_one_pipe_wait_for_each_other_in_vain(void **state)
+static void two_of_one_pipe_do_not_wait_for_each_other(void **state)
 {
     int in[2], out[2], others[2];
     struct relay *other;
@@ -344,7 +344,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_byte_passes_from_the_guest_to_a_pipe, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_file_goes_in_and_comes_out, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(two_of_one_pipe_wait_for_each_other_in_vain, set_up,
+        cmocka_unit_test_setup_teardown(two_of_one_pipe_do_not_wait_for_each_other, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(the_guest_hears_that_nobody_reads, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_strangers_socket_is_not_shut, set_up, tear_down),
